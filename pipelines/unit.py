@@ -1,0 +1,76 @@
+"""UnitView: what a task sees of one unit: its rows in the tables and the media that were kept, never pixels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from medloom.schemas.ask import Ask
+from medloom.schemas.errors import Refusal
+from medloom.schemas.example import Example
+
+
+@dataclass(frozen=True)
+class MediumView:
+    """What the index says of one kept medium."""
+
+    key: str
+    layout: str
+    modality: str
+    body_part: str
+    plane: str
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    terms_id: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class UnitView:
+    """One unit with its group, split, tables' rows (columns as in `medloom.schemas.tables`) and kept media.
+
+    Attributes:
+        article: row of `article`, {} for a scan.
+        paragraphs, figures, mentions: rows in the order of the paper; () for a scan.
+        series: row of `series`, {} for a paper.
+        media: kept media by key; a figure whose bytes were refused is not here.
+    """
+
+    unit: str
+    source: str
+    group: str
+    split: str
+    licence: str
+    terms_id: str
+    article: dict[str, Any] = field(default_factory=dict)
+    paragraphs: tuple[dict[str, Any], ...] = ()
+    figures: tuple[dict[str, Any], ...] = ()
+    mentions: tuple[dict[str, Any], ...] = ()
+    series: dict[str, Any] = field(default_factory=dict)
+    media: dict[str, MediumView] = field(default_factory=dict)
+
+    def media_of(self, figure: dict[str, Any]) -> tuple[MediumView, ...]:
+        """The kept media of a row of `figure`, in its order."""
+        return tuple(self.media[m["key"]] for m in figure["media"] if m["key"] in self.media)
+
+
+class Task(Protocol):
+    """A kind of example: a frozen dataclass whose fields and version decide its rows."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task, `[a-z0-9_]+`; the folder of its rows."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Changes when equal inputs would give other rows."""
+        ...
+
+    @property
+    def asks(self) -> bool:
+        """Whether it needs a language model."""
+        ...
+
+    def examples(self, unit: UnitView, fingerprint: str, ask: Ask | None) -> Iterator[Example | Refusal]:
+        """Give the examples of one unit and what was refused, in a fixed order, ids from `fingerprint`."""
+        ...

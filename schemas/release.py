@@ -1,0 +1,190 @@
+"""Release: builds + a policy + an overlay of states; numbered, with a parent; its rows are what streaming permutes."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medloom.schemas.build import Build, conform
+from medloom.schemas.errors import ConfigError, FormatError, SourceError
+from medloom.schemas.keys import canonical_json, sha256_hex
+from medloom.schemas.manifest import digest_of_manifest, parse
+from medloom.schemas.store import Store
+from medloom.schemas.tables import FORMAT_VERSION, RELEASE_ROW, STATE
+
+State = Literal["live", "withheld", "withdrawn"]
+SEVERITY = {"live": 0, "withheld": 1, "withdrawn": 2}
+SCOPES = ("example", "medium", "group", "query")
+
+
+@dataclass(frozen=True)
+class States:
+    """The worst state of each subject, by scope; what is not named is live."""
+
+    worst: dict[tuple[str, str], str]
+
+    @classmethod
+    def of(cls, *tables: pa.Table) -> "States":
+        """Fold rows of `STATE`: in the overlay a later "live" of a withheld subject lifts it, a withdrawal stays."""
+        worst: dict[tuple[str, str], str] = {}
+        for table in tables:
+            for row in table.to_pylist():
+                subject = (row["scope"], row["id"])
+                if worst.get(subject) != "withdrawn":
+                    worst[subject] = row["state"]
+        return cls(worst)
+
+    def of_row(self, row: dict[str, Any]) -> str:
+        """State of a release row: the worst of itself, its media, its group and the queries that match it."""
+        found = [self.worst.get(("example", row["example_id"])), self.worst.get(("group", row["group"]))]
+        found += [self.worst.get(("medium", key)) for key in row["media"]]
+        found += [state for (scope, query), state in self.worst.items() if scope == "query" and matches(row, query)]
+        return max((s for s in found if s), key=SEVERITY.__getitem__, default="live")
+
+
+def matches(row: dict[str, Any], query: str) -> bool:
+    """Whether a row satisfies `column=value[,column=value…]`; a list column matches when it holds the value."""
+    for column, value in parse_query(query).items():
+        have = row[column]
+        if (value not in have) if isinstance(have, list) else (str(have) != value):
+            return False
+    return True
+
+
+def parse_query(query: str) -> dict[str, str]:
+    """Return the conditions of `column=value[,column=value…]`.
+
+    Raises:
+        ConfigError: it is not of that form, or names a column that release rows have not.
+    """
+    conditions = dict(part.partition("=")[::2] for part in query.split(","))
+    unknown = sorted(set(conditions) - set(RELEASE_ROW.names))
+    if unknown or not all(conditions.values()):
+        raise ConfigError(
+            f"query {query!r} is not column=value[,column=value]; columns are {', '.join(RELEASE_ROW.names)}"
+        )
+    return conditions
+
+
+class Release:
+    """Reads a numbered release by the URL of its folder (REL) or of a build (OUT, whose `releases` is meant)."""
+
+    def __init__(self, url: str, *, number: int | None = None):
+        self.store = Store(url)
+        if not self.store.exists("overlay") and self.store.exists("releases"):
+            self.store = Store(f"{self.store.url}/releases")
+        numbers = self.numbers()
+        if not numbers:
+            raise SourceError(f"{url} holds no release; `medloom release BUILD --to {url}` makes one")
+        self.number = numbers[-1] if number is None else number
+        if self.number not in numbers:
+            raise SourceError(f"{self.store.url} has no release {self.number}; it has {', '.join(map(str, numbers))}")
+
+    @property
+    def url(self) -> str:
+        """Where the releases are."""
+        return self.store.url
+
+    @property
+    def name(self) -> str:
+        """The four digits of its number."""
+        return f"{self.number:04d}"
+
+    def numbers(self) -> list[int]:
+        """Numbers of all finished releases, ascending."""
+        folders = [f for f in self.store.folders("") if f.isdigit()]
+        return sorted(int(f) for f in folders if self.store.exists(f"{f}/release.json"))
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """release.json: format_version, number, parent, builds (uri, manifest), policy, counts, rows' digest."""
+        path = f"{self.name}/release.json"
+        return parse(self.store.read(path), where=f"{self.url}/{path}")
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 by which a checkpoint pins the release."""
+        return sha256_hex(canonical_json(self.facts))
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """All rows of the release (schema `RELEASE_ROW`), in their stored order.
+
+        Raises:
+            FormatError: they are not the rows that release.json promises.
+        """
+        path = f"{self.name}/rows.parquet"
+        found = sha256_hex(self.store.read(path))
+        if found != self.facts["rows_sha256"]:
+            raise FormatError(f"{self.url}/{path} was changed after release {self.number}; make a new release")
+        return conform(self.store.read_table(path), RELEASE_ROW)
+
+    def states(self) -> States:
+        """States by this release's policy and by the overlay as it stands now."""
+        path = f"{self.name}/states.parquet"
+        return States.of(conform(self.store.read_table(path), STATE), read_overlay(self.store))
+
+    def builds(self) -> list[Build]:
+        """The builds it pins, in the order that rows' `build` counts.
+
+        Raises:
+            FormatError: a build no longer holds the state that was pinned.
+        """
+        found = []
+        for pinned in self.facts["builds"]:
+            build = Build(resolve_uri(pinned["uri"], base=self.url))
+            path = f"manifests/{pinned['number']:04d}.json"
+            if not build.store.exists(path):
+                raise FormatError(
+                    f"release {self.number} pins manifest {pinned['number']} of {build.url}, which is not there"
+                )
+            if digest_of_manifest(parse(build.store.read(path), where=f"{build.url}/{path}")) != pinned["manifest"]:
+                raise FormatError(
+                    f"release {self.number} pins another manifest {pinned['number']} than {build.url} has"
+                )
+            found.append(build)
+        return found
+
+    def live_rows(self, split: str | None = None) -> pa.Table:
+        """The rows whose state is live now, of one split or of all."""
+        states = self.states()
+        rows = self.rows if split is None else self.rows.filter(pc.equal(self.rows["split"], split))
+        keep = [states.of_row(row) == "live" for row in rows.select(_state_columns(states)).to_pylist()]
+        return rows.filter(pa.array(keep, pa.bool_()))
+
+
+def _state_columns(states: States) -> list[str]:
+    """Columns that decide a row's state: queries may name any."""
+    queried = {c for scope, query in states.worst if scope == "query" for c in parse_query(query)}
+    return sorted({"example_id", "group", "media"} | queried)
+
+
+def read_overlay(store: Store) -> pa.Table:
+    """Return the overlay's rows in the order they were appended."""
+    parts = [conform(store.read_table(f"overlay/{n}"), STATE) for n in store.names("overlay") if n.endswith(".parquet")]
+    return pa.concat_tables(parts) if parts else STATE.empty_table()
+
+
+def append_overlay(store: Store, rows: list[dict[str, str]]) -> str:
+    """Append states to the overlay and return the path of the new part; nothing in tars or rows changes."""
+    number = len(store.names("overlay")) + 1
+    path = f"overlay/{number:04d}.parquet"
+    store.write_table(path, pa.Table.from_pylist(rows, schema=STATE), {"format_version": str(FORMAT_VERSION)})
+    return path
+
+
+def relative_uri(url: str, *, base: str) -> str:
+    """Return `url` as written into a release at `base`: relative when both are local, so that both can move."""
+    if Store(url).is_local and Store(base).is_local:
+        return os.path.relpath(Store(url).root, Store(base).root)
+    return url
+
+
+def resolve_uri(uri: str, *, base: str) -> str:
+    """Undo `relative_uri`."""
+    if "://" in uri or uri.startswith("/"):
+        return uri
+    return os.path.normpath(os.path.join(Store(base).root, uri))

@@ -1,0 +1,200 @@
+"""Store: the one reader and writer of a folder, local or any fsspec URL; every write is whole or absent."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medloom.schemas.errors import RetryLater, SourceError
+
+_PARTIAL = ".partial-"  # name prefix of a file that is being written; what a killed run leaves is swept by the next
+
+
+class Store:
+    """A folder by URL: paths inside are relative, `/`-separated.
+
+    Locally a write goes to a partial file that is synced and renamed; on an object store the final name is written at
+    once, since there a PUT is atomic and a rename is not to be had.
+    """
+
+    def __init__(self, url: str):
+        self.url = str(url).rstrip("/") or "/"
+        try:
+            self.fs, root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as fault:
+            raise SourceError(f"cannot open {self.url}: {fault}") from fault
+        self.root = str(root).rstrip("/")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether paths are files of this machine."""
+        return "file" in self._protocols()
+
+    def _protocols(self) -> tuple[str, ...]:
+        protocol = self.fs.protocol
+        return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+    def path(self, name: str) -> str:
+        """The full path of `name` inside the file system."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def local(self, name: str) -> Path:
+        """The path of `name` on this machine; only when `is_local`."""
+        if not self.is_local:
+            raise SourceError(f"{self.url} is not a local folder")
+        return Path(self.path(name))
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or folder of that name is there."""
+        return bool(self.fs.exists(self.path(name)))
+
+    def size(self, name: str) -> int:
+        """Size of a file in bytes."""
+        return int(self.fs.size(self.path(name)))
+
+    def names(self, folder: str) -> list[str]:
+        """Names, relative to `folder`, of the files directly in it, sorted; partial files are left out."""
+        try:
+            self.fs.invalidate_cache()
+            found = self.fs.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        names = [e["name"].rstrip("/").rsplit("/", 1)[-1] for e in found if e["type"] == "file"]
+        return sorted(n for n in names if n and not n.startswith(_PARTIAL))
+
+    def folders(self, folder: str) -> list[str]:
+        """Names, relative to `folder`, of the folders directly in it, sorted."""
+        try:
+            self.fs.invalidate_cache()
+            found = self.fs.ls(self.path(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        return sorted(e["name"].rstrip("/").rsplit("/", 1)[-1] for e in found if e["type"] == "directory")
+
+    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Return the bytes [start, end) of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return bytes(self.fs.cat_file(self.path(name), start=start, end=end))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a whole file, replacing what was there.
+
+        Raises:
+            RetryLater: the disk is full.
+        """
+        with self.writing(name) as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file to write; it stands under its name only when the block ends without an error."""
+        target = self.path(name)
+        if not self.is_local:
+            with tempfile.TemporaryFile() as spool:
+                yield spool
+                spool.seek(0)
+                self._put(spool, target)
+            return
+        folder, base = os.path.split(target)
+        try:
+            os.makedirs(folder, exist_ok=True)
+            partial = f"{folder}/{_PARTIAL}{os.getpid()}-{base}"
+            try:
+                with open(partial, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(partial, target)
+            except BaseException:
+                Path(partial).unlink(missing_ok=True)
+                raise
+        except OSError as fault:
+            raise _mendable(fault, target) from fault
+
+    def _put(self, spool: IO[bytes], target: str) -> None:
+        with self.fs.open(target, "wb") as file:
+            while block := spool.read(16 << 20):
+                file.write(block)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file only if none of that name is there; return whether it was written.
+
+        Locally by exclusive creation, on an object store by If-None-Match where the file system offers it.
+        """
+        target = self.path(name)
+        if self.is_local:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            partial = f"{os.path.dirname(target)}/{_PARTIAL}{os.getpid()}-{os.path.basename(target)}"
+            Path(partial).write_bytes(data)
+            try:
+                os.link(partial, target)
+            except FileExistsError:
+                return False
+            finally:
+                Path(partial).unlink(missing_ok=True)
+            return True
+        try:
+            self.fs.pipe_file(target, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def delete(self, name: str) -> None:
+        """Delete a file; one that is not there is fine."""
+        if self.fs.exists(self.path(name)):
+            self.fs.rm_file(self.path(name))
+
+    def delete_folder(self, name: str) -> None:
+        """Delete a folder and all in it; one that is not there is fine."""
+        if self.fs.exists(self.path(name)):
+            self.fs.rm(self.path(name), recursive=True)
+
+    def sweep(self, folder: str) -> None:
+        """Delete the partial files that a killed run left in `folder`; only for the holder of the build's lock."""
+        if self.is_local and self.local(folder).is_dir():
+            for leftover in self.local(folder).glob(f"{_PARTIAL}*"):
+                leftover.unlink(missing_ok=True)
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Return a Parquet file as a table."""
+        return pq.read_table(self.path(name), filesystem=self.fs, columns=columns, partitioning=None)
+
+    def write_table(self, name: str, table: pa.Table, metadata: dict[str, str] | None = None) -> None:
+        """Write a table as Parquet: zstd, row groups of 64 Ki rows, the same bytes for the same rows.
+
+        `metadata` is kept in the file's key-value metadata.
+        """
+        if metadata:
+            table = table.replace_schema_metadata(metadata)
+        with self.writing(name) as file:
+            pq.write_table(table, file, compression="zstd", row_group_size=65536, store_schema=True)
+
+    def table_metadata(self, name: str) -> dict[str, str]:
+        """Return the key-value metadata that `write_table` kept."""
+        with self.fs.open(self.path(name), "rb") as file:
+            raw: dict[bytes, bytes] = pq.read_schema(file).metadata or {}
+        return {k.decode(): v.decode() for k, v in raw.items()}
+
+    def __reduce__(self) -> Any:
+        return Store, (self.url,)
+
+
+def _mendable(fault: OSError, target: str) -> Exception:
+    """Turn a full disk or a missing permission into an error of one sentence; others stay as they are."""
+    if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RetryLater(f"cannot write {target}: the disk is full; free some space and run the same command again")
+    if fault.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return SourceError(f"cannot write {target}: {fault.strerror}; choose a folder that you may write to")
+    if fault.errno in (errno.ENOTDIR, errno.EISDIR):
+        return SourceError(f"cannot write {target}: {(fault.strerror or '').lower()}; choose another folder")
+    return fault

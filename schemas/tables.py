@@ -1,0 +1,113 @@
+"""The Arrow schema of every table; columns are only ever added."""
+
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+
+_s, _i, _l, _f, _b = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
+_strings = pa.list_(_s)
+
+PANEL = pa.struct([("letter", _s), ("start", _i), ("end", _i), ("text", _s)])
+FIGURE_MEDIA = pa.struct([("href", _s), ("key", _s), ("md5", _s), ("role", _s)])
+PART = pa.struct([("text", _s), ("media", _s), ("box", pa.list_(_i))])
+TURN = pa.struct([("role", _s), ("parts", pa.list_(PART))])
+REGION = pa.struct([
+    ("media", _s), ("layer", _i), ("value", _i), ("box", pa.list_(_i)), ("phrase", _s), ("name", _s), ("side", _s),
+])  # fmt: skip
+EVIDENCE = pa.struct([("where", _s), ("start", _i), ("end", _i), ("text", _s)])
+MEASURED = pa.map_(_s, _f)
+
+TABLES: dict[str, pa.Schema] = {
+    # Papers. `article_key` is the unit; offsets are half-open and count characters of `paragraph.text`.
+    "article": pa.schema([
+        ("article_key", _s), ("pmcid", _s), ("version", _i), ("doi", _s), ("pmid", _s), ("title", _s), ("journal", _s),
+        ("pub_date", _s), ("article_type", _s), ("lang", _s), ("licence_code", _s), ("licence_url", _s),
+        ("licence_text", _s), ("licence_evidence", _s), ("licence_conflict", _b), ("terms_id", _s),
+        ("attribution", _s), ("is_retracted", _b), ("is_case_report", _b), ("case_rules", _strings), ("n_figs", _i),
+        ("source", _s), ("source_md5", _s), ("source_digest", _s), ("source_bytes", _l), ("parser_version", _s),
+    ]),
+    "section": pa.schema([
+        ("article_key", _s), ("sec_id", _s), ("path", _strings), ("title", _s), ("sec_type", _s), ("order", _i),
+    ]),
+    "paragraph": pa.schema([
+        ("article_key", _s), ("par_id", _s), ("sec_id", _s), ("scope_id", _s), ("where", _s), ("order", _i),
+        ("text", _s),
+    ]),
+    "figure": pa.schema([
+        ("article_key", _s), ("fig_key", _s), ("xml_id", _s), ("scope_id", _s), ("order", _i), ("label", _s),
+        ("numbers", _strings), ("group_id", _s), ("parent_fig", _s), ("caption_title", _s), ("caption_paras", _strings),
+        ("caption", _s), ("panels", pa.list_(PANEL)), ("media", pa.list_(FIGURE_MEDIA)), ("licence_override", _s),
+        ("terms_id", _s), ("kind", _s),
+    ]),
+    "mention": pa.schema([
+        ("article_key", _s), ("par_id", _s), ("start", _i), ("end", _i), ("text", _s), ("sent_start", _i),
+        ("sent_end", _i), ("fig_keys", _strings), ("panels", pa.map_(_s, _strings)), ("qualifier", _s),
+        ("method", _s), ("confidence", _f), ("where", _s), ("status", _s),
+    ]),
+    # Scans and images: one row per image series, header facts by allow-list, never a name, a UID or a path.
+    "series": pa.schema([
+        ("unit", _s), ("study", _s), ("source", _s), ("format", _s), ("modality", _s), ("body_part", _s), ("plane", _s),
+        ("n_objects", _i), ("rows", _i), ("columns", _i), ("spacing_mm", pa.list_(_f)), ("text", _s), ("terms_id", _s),
+        ("licence", _s), ("attribution", _s), ("digest", _s), ("key_id", _s), ("source_bytes", _l),
+    ]),
+    # Every unit of every source: its group and its split, recorded once.
+    "group": pa.schema([("unit", _s), ("source", _s), ("group", _s), ("split", _s), ("split_by", _s)]),
+    # What was refused while headers and papers were read; what a shard refused stands in its ledger.
+    "quarantine": pa.schema([
+        ("unit", _s), ("key", _s), ("source", _s), ("stage", _s), ("reason", _s), ("detail", _s), ("source_bytes", _l),
+    ]),
+    "verdict": pa.schema([
+        ("subject", _s), ("digest", _s), ("scope", _s), ("check", _s), ("version", _s), ("by", _s), ("outcome", _s),
+        ("reason", _s), ("value", _f), ("supersedes", _s),
+    ]),
+}  # fmt: skip
+
+PLAN = pa.schema([
+    ("unit", _s), ("source", _s), ("group", _s), ("split", _s), ("shard", _i), ("position", _i), ("source_bytes", _l),
+])  # fmt: skip
+
+INDEX = pa.schema([
+    ("key", _s), ("field", _s), ("unit", _s), ("group", _s), ("split", _s), ("layout", _s),
+    ("offset", _l), ("size", _l),
+    ("crc32c", pa.uint32()), ("shape", pa.list_(_i)), ("dtype", _s), ("spacing_mm", pa.list_(_f)),
+    ("chunk_shape", pa.list_(_i)), ("block_shape", pa.list_(_i)), ("chunk_offsets", pa.list_(_l)),
+    ("modality", _s), ("body_part", _s), ("plane", _s), ("source", _s), ("licence", _s), ("terms_id", _s),
+    ("digest", _s), ("pixel_digest", _s), ("measured", MEASURED),
+])  # fmt: skip
+
+EXAMPLE = pa.schema([
+    ("example_id", _s), ("unit", _s), ("group", _s), ("split", _s), ("task", _s), ("language", _s), ("generator", _s),
+    ("source", _s), ("licence", _s), ("terms_id", _s), ("turns", pa.list_(TURN)), ("regions", pa.list_(REGION)),
+    ("labels", _strings), ("evidence", pa.list_(EVIDENCE)), ("measured", MEASURED), ("media", _strings),
+])  # fmt: skip
+
+# The rows that streaming permutes, and all that `where` and `mix` see. `build` indexes release.json's builds; `part`
+# and `row` say where in that build the example stands; shapes are those of its media, in order, as "32x256x256".
+RELEASE_ROW = pa.schema([
+    ("example_id", _s), ("build", _i), ("source", _s), ("group", _s), ("split", _s), ("task", _s), ("language", _s),
+    ("generator", _s), ("licence", _s), ("terms_id", _s), ("tier", _s), ("layouts", _strings), ("modalities", _strings),
+    ("shapes", _strings), ("media", _strings), ("part", _s), ("row", _i),
+])  # fmt: skip
+
+# A state of a subject in a release: "withheld" can be lifted by a curator, "withdrawn" cannot.
+STATE = pa.schema([("scope", _s), ("id", _s), ("state", _s), ("reason", _s), ("by", _s)])
+
+# Clinical and local originals; lives in OUT/private only.
+LINK = pa.schema([
+    ("unit", _s), ("source", _s), ("url", _s), ("size", _l), ("mtime_ns", _l), ("etag", _s), ("digest", _s),
+    ("original_unit", _s), ("original_group", _s), ("order", _i), ("frame", _i),
+])  # fmt: skip
+
+
+def empty(schema: pa.Schema) -> pa.Table:
+    """Return a table of no rows."""
+    return schema.empty_table()
+
+
+def rows_to_table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
+    """Return `rows` as a table of `schema`; a missing or unknown column is a bug and raises ValueError."""
+    names = set(schema.names)
+    for row in rows:
+        if row.keys() != names:
+            raise ValueError(f"row has columns {sorted(row.keys() ^ names)} more or less than its schema")
+    return pa.Table.from_pylist(rows, schema=schema)
