@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 MEMORY_BYTES = 6 * 2**30
 START_TIMEOUT_S = 120.0  # a cold interpreter on a busy machine; not part of any call's own time
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS", "NUMEXPR_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _READY = "ready"
 _PIECE = 1 << 20
@@ -142,7 +142,8 @@ class Guard:
 
 def _start(memory_bytes: int) -> "subprocess.Popen[bytes]":
     """Return a child that has said that it is ready."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MEDLOOM_")}  # no secret meets a hostile file
+    # Our secrets stay where no hostile file is read.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MEDLOOM_")}
     environment |= dict.fromkeys(THREAD_VARIABLES, "1")
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     command = [sys.executable, "-P", "-m", "medloom.connectors.guard", str(memory_bytes), str(os.getpid())]
@@ -276,8 +277,20 @@ def _answer(parts: list[bytearray]) -> tuple[str, Any]:
         return "refused", (refused.reason, refused.detail)
     except MemoryError:
         return "memory", None
-    except Exception:  # noqa: BLE001  anything else is a bug and goes to the parent with its traceback
-        return "bug", traceback.format_exc()
+    except Exception as error:  # noqa: BLE001  anything else is a bug and goes to the parent with its traceback
+        return "bug", _traceback(error)
+
+
+def _traceback(error: Exception) -> str:
+    """Return where `error` was raised and its class; its message only when our own code wrote it.
+
+    Libraries quote what they read: pydicom's messages hold header bytes, which identify a person.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    is_ours = str(frames[-1][0].f_globals.get("__name__", "")).startswith("medloom.") if len(frames) > 1 else False
+    message = f": {error}" if is_ours else " (its message is withheld: it may quote the file)"
+    places = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
+    return f"Traceback (most recent call last):\n{places}{type(error).__name__}{message}"
 
 
 def _reply(pipe: _Pipe, answer: tuple[str, Any]) -> None:
@@ -285,8 +298,8 @@ def _reply(pipe: _Pipe, answer: tuple[str, Any]) -> None:
         _send(pipe, answer)
     except MemoryError:
         _send(pipe, ("memory", None))
-    except (pickle.PicklingError, TypeError, AttributeError):
-        _send(pipe, ("bug", traceback.format_exc()))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        _send(pipe, ("bug", _traceback(error)))
 
 
 if __name__ == "__main__":

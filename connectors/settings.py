@@ -1,6 +1,7 @@
-"""Secrets from the environment: the one place where `MEDLOOM_…` variables are read, so that no option carries a secret."""
+"""Secrets: the one place where `MEDLOOM_…` variables of the environment are read, so that no option carries one."""
 
 import os
+import sys
 
 from medloom.schemas.errors import ConfigError
 from medloom.schemas.keys import Identity
@@ -50,3 +51,9 @@ def identity(deidentify: str) -> Identity:
 def llm_key() -> str:
     """Return the key that a language model's server asks for, "" when none is set (a server of one's own)."""
     return os.environ.get(LLM_KEY, "").strip()
+
+
+def child_environment() -> dict[str, str]:
+    """Return an environment for a child process of ours: it imports what we import, and sees none of our secrets."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MEDLOOM_")}
+    return kept | {"PYTHONPATH": os.pathsep.join(folder for folder in sys.path if folder)}

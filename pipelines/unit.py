@@ -49,8 +49,9 @@ class UnitView:
     media: dict[str, MediumView] = field(default_factory=dict)
 
     def media_of(self, figure: dict[str, Any]) -> tuple[MediumView, ...]:
-        """The kept media of a row of `figure`, in its order."""
-        return tuple(self.media[m["key"]] for m in figure["media"] if m["key"] in self.media)
+        """The kept media of a row of `figure`, in its order, each once (its thumbnail and copies share its key)."""
+        keys = dict.fromkeys(m["key"] for m in figure["media"])
+        return tuple(self.media[key] for key in keys if key in self.media)
 
 
 class Task(Protocol):

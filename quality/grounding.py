@@ -17,7 +17,7 @@ _SIDES = frozenset({"left", "right", "bilateral", "unilateral"})
 # What a question about an image must not speak of: the text it was made from.
 _TEXT_WORDS = re.compile(
     r"\b(?:captions?|legends?|articles?|papers?|publications?|manuscripts?|authors?|texts?|passages?|sentences?"
-    r"|paragraphs?|evidence|excerpts?)\b|\bfig(?:ure|s|ures)?\b\.?\s*\d",
+    r"|paragraphs?|excerpts?|reports?|mentioned|stated|according to)\b|\bfig(?:ures?|s)?\b\.?\s*\d",
     re.IGNORECASE,
 )
 
@@ -29,12 +29,13 @@ _CLAUSE_END = re.compile(
 )
 _PSEUDO = re.compile(
     r"\b(?:no (?:significant |interval |further |apparent )?(?:change|increase|decrease)|not only|no longer than"
-    r"|without (?:any )?(?:change|difficulty|delay)|(?:not|cannot|can not|could not) (?:be )?(?:necessarily )?"
+    r"|without (?:any )?(?:change|difficulty|delay|(?:intravenous |iv |i\.v\. )?contrast)"
+    r"|(?:not|cannot|can not|could not) (?:be )?(?:necessarily )?"
     r"(?:excluded?|ruled? out)|gram[- ]negative|no doubt|not to scale|no\.\s?\d+)",
     re.IGNORECASE,
 )
 _BEFORE = re.compile(
-    r"\b(?:no|not|without|none|never|neither|nor|non|absence of|absent|lack(?:s|ed|ing)?(?: of)?|negative for|free of"
+    r"\b(?:no|not|without|none|never|neither|nor|absence of|absent|lack(?:s|ed|ing)?(?: of)?|negative for|free of"
     r"|den(?:y|ies|ied)|exclud(?:e|es|ed|ing)|rul(?:e|es|ed|ing) out|fail(?:s|ed)? to|resolution of|disappearance of"
     r"|cannot|can't|didn't|doesn't|wasn't|weren't|isn't)\b",
     re.IGNORECASE,
@@ -77,7 +78,7 @@ def well_formed(question: str, *, fewest_words: int = 4, most_words: int = 40) -
 
 
 def refers_to_text(question: str) -> bool:
-    """Whether `question` speaks of the text behind it (a caption, an article, a figure's number) and not of the image."""
+    """Whether `question` speaks of the text behind it (a caption, a figure's number) and not of the image."""
     return _TEXT_WORDS.search(question) is not None
 
 

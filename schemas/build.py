@@ -48,15 +48,23 @@ class Build:
             raise FormatError(f"{self.url} has no manifest: its build never finished a step; run it again")
         return newest
 
-    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """All rows of a table of `medloom.schemas.tables.TABLES`; none when the build has no such table."""
+    def table(self, name: str, columns: list[str] | None = None, *, units: list[str] | None = None) -> pa.Table:
+        """All rows of a table of `medloom.schemas.tables.TABLES`, or those of `units`; none when there is no such table."""
         schema = TABLES[name]
         if columns:
             schema = pa.schema([schema.field(c) for c in columns])
-        return self._concat([f"tables/{name}/{n}" for n in self.store.names(f"tables/{name}")], schema, columns)
+        paths = [f"tables/{name}/{n}" for n in self.store.names(f"tables/{name}")]
+        unit = "article_key" if "article_key" in TABLES[name].names else "unit"
+        return self._concat(paths, schema, columns, (unit, units) if units is not None else None)
 
-    def _concat(self, paths: list[str], schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
-        parts = [self.store.read_table(p, columns) for p in paths if p.endswith(".parquet")]
+    def _concat(
+        self,
+        paths: list[str],
+        schema: pa.Schema,
+        columns: list[str] | None = None,
+        among: tuple[str, list[str]] | None = None,
+    ) -> pa.Table:
+        parts = [self.store.read_table(p, columns, among=among) for p in paths if p.endswith(".parquet")]
         if not parts:
             return schema.empty_table()
         return pa.concat_tables([conform(part, schema) for part in parts])

@@ -78,7 +78,7 @@ def parse(data: bytes, *, where: str) -> dict[str, Any]:
         raise FormatError(f"cannot read {where}: it is not a JSON file of MedLoom ({fault!r})") from fault
     if version > FORMAT_VERSION:
         raise FormatError(
-            f"cannot read {where}: format_version {version} is newer than {FORMAT_VERSION}, which this MedLoom reads; update it"
+            f"cannot read {where}: format_version {version} is newer than this MedLoom's {FORMAT_VERSION}; update MedLoom"
         )
     return dict(value)
 

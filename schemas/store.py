@@ -119,7 +119,7 @@ class Store:
                 Path(partial).unlink(missing_ok=True)
                 raise
         except OSError as fault:
-            raise _mendable(fault, target) from fault
+            raise mendable(fault, target) from fault
 
     def _put(self, spool: IO[bytes], target: str) -> None:
         with self.fs.open(target, "wb") as file:
@@ -165,9 +165,14 @@ class Store:
             for leftover in self.local(folder).glob(f"{_PARTIAL}*"):
                 leftover.unlink(missing_ok=True)
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Return a Parquet file as a table."""
-        return pq.read_table(self.path(name), filesystem=self.fs, columns=columns, partitioning=None)
+    def read_table(
+        self, name: str, columns: list[str] | None = None, *, among: tuple[str, list[str]] | None = None
+    ) -> pa.Table:
+        """Return a Parquet file as a table; with `among`, only the rows whose column is one of the values."""
+        filters = [(among[0], "in", among[1])] if among else None
+        if among and not among[1]:
+            return pq.read_schema(self.path(name), filesystem=self.fs).empty_table()
+        return pq.read_table(self.path(name), filesystem=self.fs, columns=columns, partitioning=None, filters=filters)
 
     def write_table(self, name: str, table: pa.Table, metadata: dict[str, str] | None = None) -> None:
         """Write a table as Parquet: zstd, row groups of 64 Ki rows, the same bytes for the same rows.
@@ -189,7 +194,7 @@ class Store:
         return Store, (self.url,)
 
 
-def _mendable(fault: OSError, target: str) -> Exception:
+def mendable(fault: OSError, target: str) -> Exception:
     """Turn a full disk or a missing permission into an error of one sentence; others stay as they are."""
     if fault.errno in (errno.ENOSPC, errno.EDQUOT):
         return RetryLater(f"cannot write {target}: the disk is full; free some space and run the same command again")

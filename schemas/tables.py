@@ -48,7 +48,7 @@ TABLES: dict[str, pa.Schema] = {
     "series": pa.schema([
         ("unit", _s), ("study", _s), ("source", _s), ("format", _s), ("modality", _s), ("body_part", _s), ("plane", _s),
         ("n_objects", _i), ("rows", _i), ("columns", _i), ("spacing_mm", pa.list_(_f)), ("text", _s), ("terms_id", _s),
-        ("licence", _s), ("attribution", _s), ("digest", _s), ("key_id", _s), ("source_bytes", _l),
+        ("licence", _s), ("attribution", _s), ("key_id", _s), ("source_bytes", _l),
     ]),
     # Every unit of every source: its group and its split, recorded once.
     "group": pa.schema([("unit", _s), ("source", _s), ("group", _s), ("split", _s), ("split_by", _s)]),
@@ -92,10 +92,12 @@ RELEASE_ROW = pa.schema([
 # A state of a subject in a release: "withheld" can be lifted by a curator, "withdrawn" cannot.
 STATE = pa.schema([("scope", _s), ("id", _s), ("state", _s), ("reason", _s), ("by", _s)])
 
-# Clinical and local originals; lives in OUT/private only.
+# One row per source object: which unit and medium it belongs to, and what the tokens stand for. Lives in OUT/private
+# only. `key` is the medium of a paper's figure file, "" for the object that makes the unit; a refused object has one
+# row too, so that it is not read again until it changes.
 LINK = pa.schema([
-    ("unit", _s), ("source", _s), ("url", _s), ("size", _l), ("mtime_ns", _l), ("etag", _s), ("digest", _s),
-    ("original_unit", _s), ("original_group", _s), ("order", _i), ("frame", _i),
+    ("unit", _s), ("key", _s), ("source", _s), ("url", _s), ("size", _l), ("mtime_ns", _l), ("etag", _s), ("order", _i),
+    ("original_unit", _s), ("original_group", _s),
 ])  # fmt: skip
 
 

@@ -13,8 +13,10 @@ import pytest
 
 from medloom.connectors import guard as guard_module
 from medloom.connectors.guard import Guard, GuardBug
+from medloom.connectors.images import decode_picture
 from medloom.schemas.errors import Refused
 from medloom.schemas.keys import sha256_hex
+from medloom.schemas.medium import Picture
 from medloom.schemas.volume import Volume
 
 
@@ -48,9 +50,15 @@ def test_refusals_keep_their_reason(guard):
 
 def test_any_other_exception_is_a_bug_with_its_traceback(guard):
     pid = guard.call(os.getpid)
-    with pytest.raises(GuardBug, match=r"(?s)Traceback.*ValueError"):
-        guard.call(int, "x")
+    with pytest.raises(GuardBug, match=r"(?s)Traceback.*images\.py.*KeyError: 'bmp'"):
+        guard.call(decode_picture, Picture(b"", "bmp", 1, 1, 1))  # type: ignore[arg-type]
     assert guard.call(os.getpid) == pid
+
+
+def test_the_message_of_a_librarys_exception_is_withheld(guard):
+    with pytest.raises(GuardBug, match="ValueError") as error:
+        guard.call(int, "Doe^Jane")
+    assert "Doe" not in str(error.value)
 
 
 def test_a_result_that_cannot_be_pickled_is_a_bug(guard):

@@ -1,0 +1,167 @@
+"""Mentions → figures: rows of `mention`, each with the figures and panels that it means, how that is known, how surely."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from medloom.connectors.figures import FigureIndex
+from medloom.connectors.jats_text import Paragraph, has_figure_word
+from medloom.connectors.mentions import CrossReference, Item, Mention, find_mentions, word_pattern
+from medloom.connectors.sentences import sentence_spans
+
+# How surely a mention means its figures: a cross-reference says so; a label in the same scope, or in an enclosing one.
+_CONFIDENCE = {"rid": 1.0, "rid_multi": 1.0, "range_fill": 0.95, "tail": 0.95, "label_text": 0.8}
+_OUTER_LABEL = 0.7
+_NOTICES = frozenset("retraction correction expression-of-concern addendum partial-retraction".split())
+_BESIDE = frozenset({"supplementary-material", "media"})
+_OTHERS_AFTER = re.compile(
+    r"\s*(?:of|in|from)\s+(?:refs?\.|references?\b|\[\d|(?:their|his|her)\b|the\s+(?:original|supplement\w*|previous)\b"
+    r"|[A-ZÀ-Þ][\w'’-]+(?:\s+et\s+al|\s+(?:and|&)\s+[A-Z]\w+\s*[(,]|\s*[(,]?\s*(?:19|20)\d\d))|\s*,?\s*(?:in\s+)?\[\d+\]\s*[),;.]"
+)
+_OTHERS_BEFORE = re.compile(
+    r"(?:\b(?:their|his|her|previous|former|old|original)|\bet\s+al\.?,?\s*[(\[]?(?:19|20)\d\d[a-z]?[)\]]?[,;:]?"
+    r"|\[\d+\s*[,;:]|\b[Rr]ef(?:erence|s)?\.?\s*\[?\d+\]?[,;:]?)\s*[(\[]?\s*$"
+)
+
+
+@dataclass(frozen=True)
+class Aligner:
+    """Aligns the paragraphs of one article.
+
+    Attributes:
+        article_key: stands in every row.
+        fig_keys: keys of the figures, by their position in `figures`.
+        figures: what ids and labels mean.
+        notice: the article is about another one (a retraction, a correction), whose figures it names.
+        reviews: scopes of reports and decision letters, which may speak of figures of an earlier version.
+    """
+
+    article_key: str
+    fig_keys: tuple[str, ...]
+    figures: FigureIndex
+    notice: bool
+    reviews: frozenset[str]
+
+    def rows(self, paragraphs: Iterable[Paragraph]) -> list[dict[str, Any]]:
+        """Return the rows of `mention`, in reading order."""
+        words = word_pattern(series for _, series, _ in self.figures.labels)
+        rows = []
+        for paragraph in paragraphs:
+            text = paragraph.row["text"]
+            if paragraph.references or has_figure_word(text) or (words and words.search(text)):
+                rows += self._of(paragraph, words)
+        return rows
+
+    def _of(self, paragraph: Paragraph, words: re.Pattern[str] | None) -> list[dict[str, Any]]:
+        row = paragraph.row
+        references = [r for r in map(self._typed, paragraph.references) if r.figure or r.kind in _BESIDE]
+        mentions = find_mentions(
+            row["text"], references=references, figures=self.figures, scope=row["scope_id"],
+            in_caption=row["where"] == "caption", other_words=words,
+        )  # fmt: skip
+        spans = sentence_spans(row["text"]) if mentions else []
+        return [self._row(row, mention, spans) for mention in mentions]
+
+    def _typed(self, reference: CrossReference) -> CrossReference:
+        """Take an untyped cross-reference to a figure for what it is."""
+        if reference.kind == "" and any(self.figures.by_id("", rid) for rid in reference.rids):
+            return reference._replace(kind="fig")
+        return reference
+
+    def _row(self, paragraph: dict[str, Any], mention: Mention, spans: list[tuple[int, int]]) -> dict[str, Any]:
+        scope, text = paragraph["scope_id"], paragraph["text"]
+        meant, panels, method, outer = self._meaning(mention, scope)
+        status = self._status(mention, meant, method, panels, paragraph)
+        if status != "resolved":
+            meant, panels = [], {}
+        confidence = _OUTER_LABEL if outer and method == "label_text" else _CONFIDENCE[method]
+        first = next((s for s in reversed(spans) if s[0] <= mention.start), (0, len(text)))
+        last = next((s for s in spans if s[1] >= mention.end), (0, len(text)))
+        return {
+            "article_key": self.article_key, "par_id": paragraph["par_id"], "start": mention.start, "end": mention.end,
+            "text": text[mention.start : mention.end], "sent_start": first[0], "sent_end": max(last[1], first[1]),
+            "fig_keys": [self.fig_keys[p] for p in meant],
+            "panels": {self.fig_keys[p]: letters for p, letters in panels.items()},
+            "qualifier": mention.qualifier, "method": method,
+            "confidence": confidence if status == "resolved" else 0.0, "where": paragraph["where"], "status": status,
+        }  # fmt: skip
+
+    def _meaning(self, mention: Mention, scope: str) -> tuple[list[int], dict[int, list[str]], str, bool]:
+        """Return (figures, panels by figure, method, whether an enclosing scope had to be asked)."""
+        meant: list[int] = []
+        panels: dict[int, list[str]] = {}
+        outer, used = False, {"rid": 0, "label": 0, "fill": 0}
+        for item in mention.items:
+            positions, how, near = self._positions(item, mention, scope)
+            outer |= not near
+            letters = list(item.panels)
+            of_panels = [p for p in positions if self.figures.own_panel.get(p) in letters]
+            positions = of_panels or positions
+            used[how] += bool(positions)
+            meant += [p for p in positions if p not in meant]
+            if letters and len(positions) == 1:
+                known = panels.setdefault(positions[0], [])
+                known += [letter for letter in letters if letter not in known]
+        rids = [rid for r in mention.references for rid in r.rids]
+        for rid in rids:
+            found = self.figures.by_id(scope, rid)
+            if not any(p in meant for p in found):
+                meant += found
+            used["rid"] += bool(found)
+        if used["fill"]:
+            method = "range_fill"
+        elif used["rid"]:
+            method = "tail" if used["label"] else "rid_multi" if len(set(rids)) > 1 else "rid"
+        else:
+            method = "label_text"
+        return meant, panels, method, outer
+
+    def _positions(self, item: Item, mention: Mention, scope: str) -> tuple[tuple[int, ...], str, bool]:
+        """Return what one number means: the id of the cross-reference around it, else the label."""
+        labelled, near = self.figures.by_label(scope, item.series, item.number)
+        if item.filled:
+            within = [p for r in mention.references for rid in r.rids for p in self.figures.by_id(scope, rid)]
+            return labelled, "rid" if any(p in within for p in labelled) else "fill", near
+        around = next((r for r in mention.references if r.start <= item.start < r.end or r.start == item.start == r.end), None)
+        if around is None:
+            return labelled, "label", near
+        of_ids = [self.figures.by_id(scope, rid) for rid in around.rids]
+        matching = tuple(p for found in of_ids for p in found if p in labelled)
+        if matching:
+            return matching, "rid", True
+        known = [found for found in of_ids if found]
+        if len(known) <= 1:
+            return (known[0], "rid", True) if known else (labelled, "label", near)
+        inside = [i for i in mention.items if around.start <= i.start < around.end and not i.filled]
+        position = inside.index(item)
+        return (known[position], "rid", True) if position < len(known) else ((), "rid", True)
+
+    def _status(
+        self, mention: Mention, meant: list[int], method: str, panels: dict[int, list[str]], paragraph: dict[str, Any]
+    ) -> str:
+        if method != "label_text" and meant:
+            return "resolved"
+        text = paragraph["text"]
+        if _OTHERS_AFTER.match(text, mention.end) or _OTHERS_BEFORE.search(text, max(0, mention.start - 40), mention.start):
+            return "other_article"
+        numbers = [item.number for item in mention.items if item.number]
+        if meant and not (mention.supplementary and any(not n.startswith("S") for n in numbers)):
+            if paragraph["scope_id"] in self.reviews and self._stale(panels):
+                return "unresolved"
+            return "resolved"
+        if mention.supplementary or any(re.match("[A-Ze]", number) for number in numbers):
+            return "supplementary"
+        return "other_article" if self.notice else "unresolved"
+
+    def _stale(self, panels: dict[int, list[str]]) -> bool:
+        """Whether a panel is named that the published caption does not declare, though it declares some."""
+        declared = {p: self.figures.declared([p]) for p in panels}
+        return any(declared[p] and not declared[p].issuperset(letters) for p, letters in panels.items())
+
+
+def is_notice(article_type: str) -> bool:
+    """Whether an article of this type speaks about another article."""
+    return article_type in _NOTICES
+
+

@@ -1,0 +1,77 @@
+"""MedicalModel: a byte-level language model that sees media at the places where a text has them.
+
+Shape letters: B batch, L tokens, N media, K latents, E embedding.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medloom.model.collate import BEGIN, END, MEDIUM, NO_TARGET, PAD, VOCABULARY, TensorBatch
+from medloom.model.config import ModelConfig
+from medloom.model.vision import VisionEncoder
+
+MAX_POSITIONS = 65_536
+
+
+class MedicalModel(nn.Module):
+    """A Llama-style decoder of random weights (`transformers`, nothing is downloaded) and a `VisionEncoder`."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        self.config = config
+        self.vision = VisionEncoder(config, out=config.hidden)
+        self.language: Any = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=config.hidden,
+                intermediate_size=3 * config.hidden,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                num_key_value_heads=config.heads,
+                max_position_embeddings=MAX_POSITIONS,
+                pad_token_id=PAD,
+                bos_token_id=BEGIN,
+                eos_token_id=END,
+                tie_word_embeddings=True,
+            )
+        )
+
+    def embed(self, batch: TensorBatch) -> Tensor:
+        """Return (B, L, E): tokens' embeddings, with media's latents at the places of `MEDIUM`."""
+        embedded_BLE = self.language.get_input_embeddings()(batch.tokens_BL)
+        if not len(batch.places_N):
+            return embedded_BLE
+        latents_NKE = [self.vision(x) for x in (batch.pictures_NCDHW, batch.volumes_NCDHW) if len(x)]
+        in_order_NKE = torch.cat(latents_NKE)[batch.places_N.argsort()]
+        places_BL1 = (batch.tokens_BL == MEDIUM)[..., None]
+        return embedded_BLE.masked_scatter(places_BL1, in_order_NKE.to(embedded_BLE.dtype))
+
+    def forward(self, batch: TensorBatch) -> Tensor:
+        """Return (B, L-1): negative log-likelihood in nats of each target from the second token on, 0 without one."""
+        logits_BLV = self.language(
+            inputs_embeds=self.embed(batch), attention_mask=(batch.tokens_BL != PAD).long(), use_cache=False
+        ).logits
+        return functional.cross_entropy(
+            logits_BLV[:, :-1].transpose(1, 2).float(),
+            batch.targets_BL[:, 1:],
+            ignore_index=NO_TARGET,
+            reduction="none",
+        )
+
+    @torch.no_grad()
+    def say(self, prompt: TensorBatch, *, max_bytes: int) -> bytes:
+        """Return what the model says greedily after a prompt of one example, up to `max_bytes` or its end."""
+        said = self.language.generate(
+            inputs_embeds=self.embed(prompt),
+            attention_mask=torch.ones_like(prompt.tokens_BL),
+            max_new_tokens=max_bytes,
+            do_sample=False,
+            pad_token_id=PAD,
+            eos_token_id=END,
+        )[0].tolist()
+        return bytes(token for token in said if token < 256)

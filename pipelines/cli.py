@@ -1,0 +1,313 @@
+"""The commands of a data engineer and a curator: recipes, steps, releases, and looking into what was made."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from medloom.schemas.errors import ConfigError
+
+Out = Annotated[str, typer.Argument(help="Folder or URL of the build.")]
+To = Annotated[str, typer.Option("--to", help="Folder or URL of the build to make or go on with.")]
+RecipeName = Annotated[str, typer.Argument(help="Name of a recipe (see `medloom recipes`) or path of a .py file.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, a parameter of the recipe; may be repeated.")]
+SparkMaster = Annotated[str, typer.Option(help="Spark master; local[*] starts Spark in this process.")]
+RayAddress = Annotated[str, typer.Option(help="Ray cluster; `local` starts Ray here, `none` runs in this process.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, and nothing else, on standard output.")]
+RebuildAll = Annotated[bool, typer.Option("--rebuild", help="Build shards of another fingerprint again.")]
+Adopt = Annotated[str, typer.Option(help="Keep finished shards of this fingerprint, although the recipe has another.")]
+Except = Annotated[list[str] | None, typer.Option("--except", help="With --adopt: build this shard again; repeatable.")]
+Because = Annotated[str, typer.Option(help="With --adopt: why; kept in the build's plan.")]
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the root command line, in the order in which they are used."""
+    for command in (recipes, build, tables, media, examples, gate, release, publish, inspect, lint, show, report):
+        app.command()(command)
+
+
+def recipes(as_json: Json = False) -> None:
+    """List the recipes and their parameters."""
+    from medloom.pipelines.recipe import describe, recipe_names
+
+    found = {name: describe(name) for name in recipe_names()}
+    if as_json:
+        _print_json({name: {"about": about, "parameters": parameters} for name, (about, parameters) in found.items()})
+        return
+    for name, (about, parameters) in found.items():
+        console.print(f"[bold]{name}[/bold]  {about}")
+        for parameter, kind in parameters.items():
+            console.print(f"    --set {parameter}=…  {kind}", markup=False)
+
+
+def build(
+    recipe: RecipeName,
+    to: To,
+    settings: Set = None,
+    spark_master: SparkMaster = "local[*]",
+    ray_address: RayAddress = "local",
+    rebuild: RebuildAll = False,
+    adopt: Adopt = "",
+    excepted: Except = None,
+    because: Because = "",
+    as_json: Json = False,
+) -> None:
+    """Run tables, media, examples, gate, release and report, one after the other; again is to go on."""
+    from medloom.pipelines import build as whole
+    from medloom.pipelines.progress import Bars
+
+    with Bars(quiet=as_json) as tell:
+        step = _step(to, tell, settings, spark_master, ray_address, rebuild, adopt, excepted, because)
+        made = whole.build(step, recipe)
+    if as_json:
+        _print_json(made)
+    else:
+        console.print(whole.told(made), markup=False)
+
+
+def tables(
+    recipe: RecipeName, to: To, settings: Set = None, spark_master: SparkMaster = "local[*]", as_json: Json = False
+) -> None:
+    """Read papers and headers into tables, give every unit a group, a split and a shard."""
+    from medloom.pipelines import steps
+    from medloom.pipelines.progress import Bars
+
+    with Bars(quiet=as_json) as tell:
+        made = steps.tables(_step(to, tell, settings, spark_master), recipe)
+    _print_counts(made, as_json=as_json)
+
+
+def media(
+    out: Out,
+    settings: Set = None,
+    ray_address: RayAddress = "local",
+    rebuild: RebuildAll = False,
+    adopt: Adopt = "",
+    excepted: Except = None,
+    because: Because = "",
+    as_json: Json = False,
+) -> None:
+    """Decode, de-identify, resample and measure the units of every unfinished shard, and store them in tars."""
+    from medloom.pipelines import steps
+    from medloom.pipelines.progress import Bars
+
+    with Bars(quiet=as_json) as tell:
+        made = steps.media(_step(out, tell, settings, "", ray_address, rebuild, adopt, excepted, because))
+    _print_counts(made, as_json=as_json)
+
+
+def examples(out: Out, settings: Set = None, ray_address: RayAddress = "local", as_json: Json = False) -> None:
+    """Make captions, interleaved text and questions that refer to the media; no tar is touched."""
+    from medloom.pipelines import steps
+    from medloom.pipelines.progress import Bars
+
+    with Bars(quiet=as_json) as tell:
+        made = steps.examples(_step(out, tell, settings, "", ray_address))
+    _print_counts(made, as_json=as_json)
+
+
+def gate(out: Out, as_json: Json = False) -> None:
+    """Hold the tables against the expectations; exit status 1 when a critical one fails or nothing was kept."""
+    from medloom.pipelines import steps
+    from medloom.pipelines.progress import Bars
+
+    with Bars(quiet=as_json) as tell:
+        result = steps.gate(_step(out, tell, None))
+    if as_json:
+        _print_json(result.to_json())
+
+
+def release(
+    builds: Annotated[list[str] | None, typer.Argument(help="Builds that the release is made of.")] = None,
+    to: Annotated[str, typer.Option("--to", help="Folder of the releases; for one build, its own `releases`.")] = "",
+    withhold: Annotated[list[str] | None, typer.Option(help="SCOPE:ID to keep back until lifted; repeatable.")] = None,
+    withdraw: Annotated[list[str] | None, typer.Option(help="SCOPE:ID to take down for good; repeatable.")] = None,
+    lift: Annotated[list[str] | None, typer.Option(help="SCOPE:ID to let through again; repeatable.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept in the overlay.")] = "",
+    by: Annotated[str, typer.Option(help="Who says so; kept in the overlay.")] = "curator",
+    commercial: Annotated[bool, typer.Option(help="Withhold what must not be used commercially.")] = False,
+    checks: Annotated[bool, typer.Option(help="Withhold what fails a soft check.")] = True,
+    duplicates: Annotated[bool, typer.Option(help="Withhold images that the release holds twice.")] = True,
+    spark_master: SparkMaster = "local[*]",
+    as_json: Json = False,
+) -> None:
+    """Make a numbered release of builds, or say of a released subject that it is withheld, withdrawn or live again.
+
+    SCOPE is example, medium, group or query (query:task=caption). No tar is rewritten.
+    """
+    from medloom.pipelines.release import job
+    from medloom.pipelines.release.states import Policy
+
+    if not builds and not to:
+        raise ConfigError("name the builds of the release, or with --to the releases whose overlay is meant")
+    where = to or _releases_of(builds or [])
+    said = {"withheld": withhold or [], "withdrawn": withdraw or [], "live": lift or []}
+    if any(said.values()):
+        parts = [job.overlay(where, who, state=s, reason=reason, by=by) for s, who in said.items() if who]
+        _answer({"overlay": parts}, f"{where}: wrote {', '.join(parts)}", as_json=as_json)
+        return
+    if not builds:
+        raise ConfigError("name the builds of the release, such as `medloom release out/demo`")
+    policy = Policy(commercial=commercial, checks=checks, duplicates=duplicates)
+    made = job.make_release(builds, where, policy=policy, master=spark_master)
+    counts = made.facts["counts"]
+    live = ", ".join(f"{n} {split}" for split, n in counts["live"].items()) or "none"
+    line = f"release {made.number} at {made.url}: {counts['rows']} examples, live: {live}"
+    _answer({"url": made.url, **made.facts}, line, as_json=as_json)
+    job.must_be_live(made)
+
+
+def _releases_of(builds: list[str]) -> str:
+    if len(builds) != 1:
+        raise ConfigError("a release of several builds needs --to FOLDER")
+    return f"{builds[0].rstrip('/')}/releases"
+
+
+def publish(
+    data: Annotated[str, typer.Argument(help="Release folder, or build whose newest release is meant.")],
+    to: Annotated[str, typer.Option("--to", help="New, empty folder.")],
+    as_json: Json = False,
+) -> None:
+    """Copy what the terms allow; tars that hold something withheld or forbidden are rewritten without it."""
+    from medloom.pipelines.publish import publish as run
+    from medloom.schemas.release import Release
+
+    done = run(Release(data), to)
+    back = ", ".join(f"{n} {reason}" for reason, n in done.kept_back.items()) or "nothing"
+    line = (
+        f"{to}: {done.media} media in {done.copied} tars copied and {done.rewritten} rewritten, {done.examples} examples; "
+        f"kept back: {back}"
+    )
+    _answer(asdict(done), line, as_json=as_json)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A scan, an image, an article, or a folder of them.")],
+    as_json: Json = False,
+) -> None:
+    """Tell what is in files before building anything: series, geometry, and what would be refused and why."""
+    from medloom.pipelines.inspect import inspect as run
+
+    rows = run(str(path))
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("file", "objects", "kind", "modality", "shape (Z, Y, X)", "spacing mm", "axes", "verdict")
+    for row in rows:
+        spacing = " × ".join(f"{s:.3g}" for s in row["spacing_mm"])
+        shape = " × ".join(map(str, row["shape"]))
+        names = (
+            row["file"],
+            str(row["objects"]),
+            row["kind"],
+            row["modality"],
+            shape,
+            spacing,
+            row["axes"],
+            row["verdict"],
+        )
+        table.add_row(*names)
+    console.print(table)
+
+
+def lint(out: Out, as_json: Json = False) -> None:
+    """Check every checksum, key, field set, index row, reference and count; exit status 1 when something is wrong."""
+    from medloom.quality.lint import lint as run
+    from medloom.schemas.build import Build
+    from medloom.schemas.errors import GateError
+
+    found = run(Build(out).must_exist())
+    if as_json:
+        _print_json([asdict(finding) for finding in found])
+    for finding in [] if as_json else found:
+        console.print(f"{finding.path}: {finding.what}: found {finding.found}; {finding.mend}", markup=False)
+    if found:
+        raise GateError(f"{out}: {len(found)} findings")
+    if not as_json:
+        console.print(f"{out}: every checksum, key, index row, reference and count is right", markup=False)
+
+
+def show(
+    out: Out,
+    name: Annotated[str, typer.Argument(metavar="ID", help="example_id, key of a medium, unit, or refused object.")],
+    as_json: Json = False,
+) -> None:
+    """Follow one thing back to its article, figure, sentence, licence and checksum, or to its series and file."""
+    from medloom.pipelines.show import show as run
+    from medloom.pipelines.show import tree
+    from medloom.schemas.build import Build
+
+    facts = run(Build(out).must_exist(), name)
+    if as_json:
+        _print_json(facts)
+    else:
+        console.print(tree(facts))
+
+
+def report(
+    out: Out,
+    run: Annotated[str, typer.Option(help="Folder of a training run whose loss is plotted.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Write the curator's page (one HTML file), the data card and croissant.json."""
+    from medloom.pipelines.report import write
+
+    written = write(out, run=run)
+    _answer(written, "\n".join(written["files"]), as_json=as_json)
+
+
+def _step(
+    out: str,
+    tell: Any,
+    settings: list[str] | None,
+    spark_master: str = "local[*]",
+    ray_address: str = "local",
+    rebuild: bool = False,
+    adopt: str = "",
+    excepted: list[str] | None = None,
+    because: str = "",
+) -> Any:
+    from medloom.pipelines.media import Rebuild
+    from medloom.pipelines.steps import Step, Where
+
+    where = Where(spark_master, ray_address)
+    again = Rebuild(rebuild, adopt, tuple(excepted or ()), because)
+    return Step(out, tell, where, parse_settings(settings or []), again)
+
+
+def parse_settings(settings: list[str]) -> dict[str, str]:
+    """Return {name: value} of `NAME=VALUE` texts.
+
+    Raises:
+        ConfigError: one of them has no `=`.
+    """
+    for text in settings:
+        if "=" not in text:
+            raise ConfigError(f"--set {text} is not NAME=VALUE")
+    return dict(text.split("=", 1) for text in settings)
+
+
+def _print_counts(manifest: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _print_json({"manifest": manifest["number"], "recipe": manifest["recipe"], "counts": manifest["counts"]})
+        return
+    from medloom.pipelines.build import counted
+
+    console.print(f"manifest {manifest['number']}: {counted(manifest['counts'])}", markup=False)
+
+
+def _answer(value: Any, line: str, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(value)
+    else:
+        console.print(line, markup=False)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str))

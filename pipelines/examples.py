@@ -1,0 +1,185 @@
+"""The step `examples`: each task makes rows from the tables and the kept media of one shard; no tar is touched."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from medloom.connectors.local_llm import ModelAddress, start
+from medloom.pipelines import engine
+from medloom.pipelines.recipe import LoadedRecipe
+from medloom.pipelines.unit import MediumView, Task, UnitView
+from medloom.schemas.build import Build
+from medloom.schemas.errors import ConfigError, FormatError, Refusal
+from medloom.schemas.example import Example
+from medloom.schemas.shard import ShardName
+from medloom.schemas.store import Store
+from medloom.schemas.tables import EXAMPLE, TABLES
+
+RESPONSES = "private/responses"
+PICTURE_FIELDS = {"jpg": "jpg", "png": "png", "volume": "ct.b2nd", "volume-seg": "ct.b2nd"}
+
+
+@dataclass(frozen=True)
+class ExampleWork:
+    """One task over one shard."""
+
+    out: str
+    shard: ShardName
+    shard_digest: str
+    units: tuple[dict[str, Any], ...]
+    task: Task
+    fingerprint: str
+    model: ModelAddress | None
+
+
+@dataclass(frozen=True)
+class ExamplesDone:
+    """What a task came to in one shard."""
+
+    task: str
+    shard: ShardName
+    kept: int
+    refused: int
+
+
+def make_examples(
+    loaded: LoadedRecipe,
+    store: Store,
+    *,
+    ray_address: str,
+    told: Callable[[ExamplesDone], None],
+    started: Callable[[int], None],
+) -> dict[str, str]:
+    """Make the rows that are missing or whose shard changed; return the fingerprint of each task.
+
+    Raises:
+        ConfigError: a task asks a language model and the recipe names none.
+        FormatError: a shard is unfinished: `media` must run first.
+    """
+    build, recipe = Build(store.url), loaded.recipe
+    asking = [task.task for task in recipe.tasks if task.asks]
+    if asking and not recipe.llm:
+        raise ConfigError(
+            f"recipe {recipe.name} asks a language model ({', '.join(asking)}) and none is named: "
+            "--set llm=embedded, or --set llm=URL with its key in MEDLOOM_LLM_KEY"
+        )
+    ledgers = {shard: build.ledger(shard) for shard in build.shards}
+    unfinished = [str(shard) for shard, ledger in ledgers.items() if ledger is None]
+    if unfinished:
+        raise FormatError(f"{build.url}: shards {', '.join(unfinished[:5])} are unfinished; run `medloom media` first")
+    with start(recipe.llm, responses=_responses(store)) if asking else nullcontext() as model:
+        prints = {t.task: recipe.task_fingerprint(t, model.digest if model else "") for t in recipe.tasks}
+        work = [
+            ExampleWork(store.url, shard, ledger["digest"], tuple(build.shards[shard]), task, prints[task.task], model)
+            for task in recipe.tasks
+            for shard, ledger in ledgers.items()
+            if ledger and not _made(store, task.task, prints[task.task], shard, ledger["digest"])
+        ]
+        started(len(work))
+        engine.run(build_examples, work, ray_address=ray_address, told=told)
+    return prints
+
+
+def _responses(store: Store) -> str:
+    return store.path(RESPONSES) if store.is_local else f"{store.url}/{RESPONSES}"
+
+
+def part_path(task: str, fingerprint: str, shard: ShardName, *, kind: str = "part") -> str:
+    """Path of the rows ("part") or of the refusals ("refused") of a task in one shard."""
+    return f"examples/{task}/{fingerprint[:12]}/{kind}-{shard}.parquet"
+
+
+def _made(store: Store, task: str, fingerprint: str, shard: ShardName, digest: str) -> bool:
+    path = part_path(task, fingerprint, shard)
+    return store.exists(path) and store.table_metadata(path).get("shard_digest") == digest
+
+
+def build_examples(work: ExampleWork) -> ExamplesDone:
+    """Make and write the rows of one task in one shard; a task of its own for Ray."""
+    store = Store(work.out)
+    ask = work.model.open() if work.model and work.task.asks else None
+    examples: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
+    for view in unit_views(Build(work.out), work.shard, work.units):
+        for made in work.task.examples(view, work.fingerprint, ask):
+            if isinstance(made, Refusal):
+                refused.append(asdict(made))
+            else:
+                examples.append(example_row(made))
+    metadata = {"format_version": "1", "shard_digest": work.shard_digest, "fingerprint": work.fingerprint}
+    where = (work.task.task, work.fingerprint, work.shard)
+    store.write_table(
+        part_path(*where, kind="refused"), pa.Table.from_pylist(refused, schema=TABLES["quarantine"]), metadata
+    )
+    store.write_table(part_path(*where), pa.Table.from_pylist(examples, schema=EXAMPLE), metadata)
+    return ExamplesDone(work.task.task, work.shard, len(examples), len(refused))
+
+
+def example_row(example: Example) -> dict[str, Any]:
+    """Return an example as a row of `EXAMPLE`."""
+    row = asdict(example)
+    return {**row, "measured": sorted(example.measured.items()), "media": list(example.media)}
+
+
+def unit_views(build: Build, shard: ShardName, units: tuple[dict[str, Any], ...]) -> list[UnitView]:
+    """Return what tasks see of the units of a shard, in the order of the plan."""
+    names = [u["unit"] for u in units]
+    rows = {t: _grouped(build, t, names) for t in ("article", "paragraph", "figure", "mention", "series")}
+    media = _media_views(build, shard, rows)
+    return [_view(unit, rows, media.get(unit["unit"], {})) for unit in units]
+
+
+def _view(
+    unit: dict[str, Any], rows: dict[str, dict[str, list[dict[str, Any]]]], media: dict[str, MediumView]
+) -> UnitView:
+    name = unit["unit"]
+    article = next(iter(rows["article"].get(name, [])), {})
+    series = next(iter(rows["series"].get(name, [])), {})
+    return UnitView(
+        unit=name,
+        source=unit["source"],
+        group=unit["group"],
+        split=unit["split"],
+        licence=article.get("licence_code") or series.get("licence", ""),
+        terms_id=article.get("terms_id") or series.get("terms_id", "unknown"),
+        article=article,
+        paragraphs=tuple(rows["paragraph"].get(name, [])),
+        figures=tuple(rows["figure"].get(name, [])),
+        mentions=tuple(rows["mention"].get(name, [])),
+        series=series,
+        media=media,
+    )
+
+
+def _media_views(
+    build: Build, shard: ShardName, rows: dict[str, dict[str, list[dict[str, Any]]]]
+) -> dict[str, dict[str, MediumView]]:
+    captions = {m["key"]: f["caption"] for figs in rows["figure"].values() for f in figs for m in f["media"]}
+    texts = {name: found[0]["text"] for name, found in rows["series"].items()}
+    views: dict[str, dict[str, MediumView]] = {}
+    for row in build.index(shard).to_pylist():
+        if row["field"] != PICTURE_FIELDS[row["layout"]]:
+            continue
+        views.setdefault(row["unit"], {})[row["key"]] = MediumView(
+            key=row["key"],
+            layout=row["layout"],
+            modality=row["modality"],
+            body_part=row["body_part"],
+            plane=row["plane"],
+            shape=tuple(row["shape"]),
+            spacing_mm=tuple(row["spacing_mm"]),
+            terms_id=row["terms_id"],
+            text=captions.get(row["key"]) or texts.get(row["unit"], ""),
+        )
+    return views
+
+
+def _grouped(build: Build, table: str, units: list[str]) -> dict[str, list[dict[str, Any]]]:
+    column = "unit" if table == "series" else "article_key"
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in build.table(table, units=units).to_pylist():
+        found.setdefault(row[column], []).append(row)
+    return found

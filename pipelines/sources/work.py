@@ -1,0 +1,75 @@
+"""What is handed to the guarded child for one unit, and what comes back: samples ready to store, and refusals."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from medloom.pipelines.stages.encode import encode
+from medloom.schemas.errors import Refusal, Refused
+from medloom.schemas.keys import Identity
+from medloom.schemas.medium import Medium, Sample
+
+
+@dataclass(frozen=True)
+class UnitWork:
+    """One unit to read.
+
+    Attributes:
+        unit, source, group, split: from the plan.
+        rows: its rows of the tables that its source reads ("article", "figure", "series"), by table.
+        paths: path on this machine by url, of its objects in order.
+        links: its rows of `LINK`.
+        digests: sha256 or token by url, computed where the identity key is.
+        stages: what to do to each medium.
+        pixel_secret: key of the pixel digests of clinical data, derived from the identity key; None for public data.
+    """
+
+    unit: str
+    source: str
+    group: str
+    split: str
+    rows: dict[str, list[dict[str, Any]]]
+    paths: dict[str, str]
+    links: tuple[dict[str, Any], ...]
+    digests: dict[str, str]
+    stages: tuple[Any, ...]
+    key_id: str
+    pixel_secret: bytes | None = None
+
+
+@dataclass
+class UnitMade:
+    """What became of one unit: `taken` candidates, `made` more out of them, each kept as a sample or refused."""
+
+    unit: str
+    taken: int = 0
+    made: int = 0
+    samples: list[Sample] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+
+
+def finish(work: UnitWork, made: UnitMade, medium: Medium) -> None:
+    """Run the stages over one medium that was read, encode what comes out, and add it to `made`."""
+    try:
+        media = [medium]
+        for stage in work.stages:
+            media = [out for one in media for out in stage(one)]
+        if not media:
+            raise Refused("stage.nothing", "the stages gave no medium")
+        samples = [encode(_private_pixels(work, one), split=work.split) for one in media]
+    except Refused as refused:
+        made.refused.append(refusal(work, medium.key, "stages", refused))
+        return
+    made.made += len(samples) - 1
+    made.samples.extend(samples)
+
+
+def refusal(work: UnitWork, key: str, stage: str, refused: Refused) -> Refusal:
+    """Return the quarantine row of something refused in this unit."""
+    size = sum(link["size"] for link in work.links if link["key"] in (key, ""))
+    return Refusal(work.unit, key, work.source, stage, refused.reason, refused.detail, size)
+
+
+def _private_pixels(work: UnitWork, medium: Medium) -> Medium:
+    if work.pixel_secret is None:
+        return medium
+    return replace(medium, pixel_digest=Identity(work.pixel_secret).token("pixels", medium.pixel_digest))

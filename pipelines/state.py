@@ -1,0 +1,137 @@
+"""State of a build folder between steps: its lock, the recipe that it was begun with, and its manifest."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import filelock
+
+from medloom.pipelines.recipe import LoadedRecipe, load_recipe
+from medloom.schemas import manifest as manifests
+from medloom.schemas.build import Build
+from medloom.schemas.errors import ConfigError, RetryLater, SourceError
+from medloom.schemas.keys import canonical_json
+from medloom.schemas.store import Store
+
+RECIPE = "private/recipe.json"
+LOCK = "private/lock"
+
+
+@contextmanager
+def locked(store: Store) -> Iterator[None]:
+    """Hold the build's lock, so that one run writes at a time.
+
+    Raises:
+        RetryLater: another run holds it.
+    """
+    if not store.is_local:  # an object store has no lock that dies with its holder; the manifest goes by If-None-Match
+        yield
+        return
+    try:
+        store.local("private").mkdir(parents=True, exist_ok=True)
+        os.chmod(store.local("private"), 0o700)
+    except OSError as fault:
+        raise SourceError(
+            f"cannot write {store.url}: {fault.strerror}; choose a folder that you may write to"
+        ) from fault
+    lock = filelock.FileLock(store.local(LOCK), timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RetryLater(
+            f"another run is writing {store.url}; wait for it to end, then run the same command again"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def begin(loaded: LoadedRecipe, store: Store) -> None:
+    """Record the recipe of a new build, or check that an older one was begun with the same name and splits.
+
+    Raises:
+        ConfigError: the folder belongs to another recipe, or the splits would change.
+    """
+    said = {
+        "recipe": loaded.where, "name": loaded.recipe.name, "settings": loaded.settings,
+        "split_fingerprint": loaded.recipe.split_fingerprint(),
+    }  # fmt: skip
+    if store.exists(RECIPE):
+        have = json.loads(store.read(RECIPE))
+        if have["name"] != loaded.recipe.name:
+            raise ConfigError(
+                f"{store.url} is a build of recipe {have['name']}, not {loaded.recipe.name}; build into another folder"
+            )
+        if have["split_fingerprint"] != said["split_fingerprint"]:
+            raise ConfigError(
+                f"{store.url} was begun with other splits (salt, shares or shard_bytes), and a unit's split never "
+                "changes; keep the settings or build into a new folder"
+            )
+    store.write(RECIPE, (canonical_json(said) + "\n").encode())
+
+
+def resume(store: Store, settings: dict[str, str]) -> LoadedRecipe:
+    """Return the recipe that a build was begun with, `settings` laid over its own.
+
+    Raises:
+        SourceError: there is no build.
+    """
+    if not store.exists(RECIPE):
+        raise SourceError(f"{store.url} is not a build: `medloom tables RECIPE --to {store.url}` begins one")
+    have = json.loads(store.read(RECIPE))
+    return load_recipe(have["recipe"], {**have["settings"], **settings})
+
+
+def commit(loaded: LoadedRecipe, store: Store, *, tasks: dict[str, str] | None = None) -> dict[str, Any]:
+    """Write the manifest of what the build holds; `tasks` are the current fingerprints, None keeps the last ones."""
+    newest = manifests.read_newest(store)
+    if tasks is None:
+        tasks = newest["recipe"]["tasks"] if newest else {}
+    recipe = {
+        "name": loaded.recipe.name,
+        "parameters": {n: json.loads(canonical_json(v)) for n, v in loaded.facts.items()},
+        "fingerprints": {"media": loaded.recipe.media_fingerprint(), "split": loaded.recipe.split_fingerprint()},
+        "tasks": tasks,
+    }
+    return manifests.commit(store, recipe=recipe, counts=counts(store, tasks), known=_known_digests(store))
+
+
+def counts(store: Store, tasks: dict[str, str]) -> dict[str, Any]:
+    """Return the numbers that a manifest tells: units, media, examples by task, and what was refused, by reason."""
+    build = Build(store.url)
+    media: dict[str, int] = {}
+    flow = {"in": 0, "made": 0, "out": 0, "refused": 0}
+    for _, ledger in build.ledgers():
+        for layout, tar in ledger["tars"].items():
+            media[layout] = media.get(layout, 0) + tar["samples"]
+        flow = {name: flow[name] + ledger["counts"][name] for name in flow}
+    examples = {
+        task: sum(
+            build.store.read_table(path, ["example_id"]).num_rows for path in build.example_parts(task, print_[:12])
+        )
+        for task, print_ in sorted(tasks.items())
+    }
+    reasons: dict[str, int] = {}
+    for row in build.refusals():
+        reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
+    return {
+        "units": sum(len(units) for units in build.shards.values()),
+        "articles": build.table("article", ["article_key"]).num_rows,
+        "series": build.table("series", ["unit"]).num_rows,
+        "media": media,
+        "flow": flow,
+        "examples": examples,
+        "refused": dict(sorted(reasons.items())),
+    }
+
+
+def _known_digests(store: Store) -> dict[str, str]:
+    known = {}
+    for shard, ledger in Build(store.url).ledgers():
+        for layout, tar in ledger["tars"].items():
+            known[shard.tar(layout)] = tar["sha256"]
+            known[shard.index(layout)] = tar["index_sha256"]
+    return known

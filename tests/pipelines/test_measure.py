@@ -1,0 +1,129 @@
+"""Measured values equal numpy's and closed forms, whatever the type, orientation or encoding."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medloom.connectors.images import encode_png, read_picture
+from medloom.pipelines.stages.measure import Measure, measure_picture, measure_volume, volume_digest
+from medloom.schemas.errors import Refused
+from medloom.schemas.medium import Medium
+from medloom.schemas.origin import Origin
+from medloom.schemas.volume import Volume, reorient
+
+ORIGIN = Origin("scans", "id", "", "CC0-1.0", "declared", "cc0-1.0", "", "0" * 64)
+
+
+def _medium(content) -> Medium:
+    return Medium(key="k", unit="u", group="g", origin=ORIGIN, content=content, measured={"before": 1.0})
+
+
+def _measured(content) -> Medium:
+    (medium,) = Measure()(_medium(content))
+    return medium
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8", "float32"])
+def test_values_of_a_volume_equal_numpys(dtype):
+    array = np.random.default_rng(1).normal(100, 30, (5, 40, 50)).clip(0, 255).astype(dtype)
+    if dtype == "int16":
+        array -= 1024
+    measured = measure_volume(Volume(array, np.eye(4)))
+    wide = array.astype(np.float64)
+    assert measured == pytest.approx(
+        {
+            "min": wide.min(),
+            "max": wide.max(),
+            "mean": wide.mean(),
+            "std": wide.std(),
+            "p01": np.percentile(array, 1, method="inverted_cdf"),
+            "p99": np.percentile(array, 99, method="inverted_cdf"),
+            "foreground_fraction": (wide > wide.mean()).mean(),
+            "n_distinct": len(np.unique(array)),
+        },
+        rel=1e-9,
+    )
+
+
+def test_a_constant_volume_has_no_spread_and_no_foreground():
+    measured = measure_volume(Volume(np.full((2, 3, 4), -1024, np.int16), np.eye(4)))
+    assert measured["std"] == measured["foreground_fraction"] == 0
+    assert measured["min"] == measured["p01"] == measured["p99"] == measured["max"] == -1024
+    assert measured["n_distinct"] == 1
+
+
+def test_the_extremes_of_each_type_are_counted():
+    for dtype in ("int16", "uint16", "uint8"):
+        info = np.iinfo(dtype)
+        measured = measure_volume(Volume(np.array([[[info.min, info.max]]], dtype), np.eye(4)))
+        assert (measured["min"], measured["max"], measured["n_distinct"]) == (info.min, info.max, 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_volume_with_values_that_are_no_numbers_is_refused(bad):
+    array = np.ones((2, 3, 4), np.float32)
+    array[1, 1, 1] = bad
+    with pytest.raises(Refused, match=r"measure.not_finite: 1 voxels"):
+        _measured(Volume(array, np.eye(4)))
+
+
+def test_the_stage_keeps_what_was_measured_before():
+    medium = _measured(Volume(np.zeros((2, 3, 4), np.int16), np.eye(4)))
+    assert medium.measured["before"] == 1.0
+    assert medium.measured["max"] == 0.0
+
+
+def test_the_pixel_digest_is_the_same_for_any_orientation_of_the_same_scan():
+    volume = Volume(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([1.0, 2.0, 3.0, 1.0]))
+    digests = {_measured(reorient(volume, o)).pixel_digest for o in ("LPS", "RAS", "SAL", "PIR")}
+    assert len(digests) == 1
+
+
+def test_the_pixel_digest_tells_values_shapes_and_types_apart():
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    changed = array.copy()
+    changed[1, 2, 3] += 1
+    arrays = [array, changed, array.reshape(4, 3, 2), array.astype(np.uint16), array[:, ::-1]]
+    assert len({volume_digest(Volume(a, np.eye(4))) for a in arrays}) == 5
+
+
+def test_values_of_a_picture_equal_closed_forms():
+    pixels = np.zeros((40, 60), np.uint8)
+    pixels[:, 30:] = 100
+    medium = _measured(encode_png(pixels))
+    assert medium.measured == {
+        "before": 1.0,
+        "mean": 50.0,
+        "std": 50.0,
+        "entropy_bits": 1.0,
+        "longest_side_px": 60.0,
+        "shortest_side_px": 40.0,
+        "is_grey": 1.0,
+    }
+
+
+def test_entropy_of_all_levels_is_eight_bits_and_of_one_is_zero():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    assert measure_picture(levels)["entropy_bits"] == pytest.approx(8)
+    assert measure_picture(np.full((16, 16, 1), 7, np.uint8))["entropy_bits"] == 0
+
+
+def test_is_grey_sees_colour_and_forgives_the_rounding_of_jpeg():
+    grey = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(np.stack([grey] * 3, axis=2)).save(file, format="JPEG", quality=60)
+    assert _measured(read_picture(file.getvalue())).measured["is_grey"] == 1
+    coloured = np.stack([grey] * 3, axis=2)
+    coloured[3, 3] = (255, 0, 0)
+    assert _measured(encode_png(coloured)).measured["is_grey"] == 0
+
+
+def test_a_picture_has_the_same_digest_in_another_encoding_of_the_same_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+    other = read_picture(file.getvalue())
+    assert other.data != encode_png(pixels).data
+    assert _measured(other).pixel_digest == _measured(encode_png(pixels)).pixel_digest
