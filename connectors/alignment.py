@@ -1,4 +1,4 @@
-"""Mentions → figures: rows of `mention`, each with the figures and panels that it means, how that is known, how surely."""
+"""Mentions → figures: rows of `mention` with the figures and panels meant, how that is known, and how surely."""
 
 import re
 from collections.abc import Iterable
@@ -6,23 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from medloom.connectors.figures import FigureIndex
-from medloom.connectors.jats_text import Paragraph, has_figure_word
+from medloom.connectors.inline_text import has_figure_word, names
+from medloom.connectors.jats_text import Paragraph
 from medloom.connectors.mentions import CrossReference, Item, Mention, find_mentions, word_pattern
 from medloom.connectors.sentences import sentence_spans
 
 # How surely a mention means its figures: a cross-reference says so; a label in the same scope, or in an enclosing one.
 _CONFIDENCE = {"rid": 1.0, "rid_multi": 1.0, "range_fill": 0.95, "tail": 0.95, "label_text": 0.8}
 _OUTER_LABEL = 0.7
-_NOTICES = frozenset("retraction correction expression-of-concern addendum partial-retraction".split())
+_NOTICES = names("retraction correction expression-of-concern addendum partial-retraction")
 _BESIDE = frozenset({"supplementary-material", "media"})
 _OTHERS_AFTER = re.compile(
-    r"\s*(?:of|in|from)\s+(?:refs?\.|references?\b|\[\d|(?:their|his|her)\b|the\s+(?:original|supplement\w*|previous)\b"
+    r"\s*(?:of|in|from)\s+(?:refs?\.|references?\b|\[\d|(?:their|his|her)\b|(?:that|the)\s+(?:original|same|cited|earlier|previous)\b"
     r"|[A-ZÀ-Þ][\w'’-]+(?:\s+et\s+al|\s+(?:and|&)\s+[A-Z]\w+\s*[(,]|\s*[(,]?\s*(?:19|20)\d\d))|\s*,?\s*(?:in\s+)?\[\d+\]\s*[),;.]"
 )
 _OTHERS_BEFORE = re.compile(
     r"(?:\b(?:their|his|her|previous|former|old|original)|\bet\s+al\.?,?\s*[(\[]?(?:19|20)\d\d[a-z]?[)\]]?[,;:]?"
-    r"|\[\d+\s*[,;:]|\b[Rr]ef(?:erence|s)?\.?\s*\[?\d+\]?[,;:]?)\s*[(\[]?\s*$"
+    r"|\[\d+\]?\s*[,;:]|\bpls?\.\s*[\w–-]+,|\bpp?\.\s*[\d–, -]+,|\b[Rr]ef(?:erence|s)?\.?\s*\[?\d+\]?[,;:]?)"
+    r"\s*[(\[]?\s*$"
 )
+# In "[22: 50, 62–65, fig. 2]" a lower-case word is the cited work's figure, a capital one this article's.
+_CITATION_BEFORE = re.compile(r"\[\d+\s*:[^\]]*$")
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Aligner:
             outer |= not near
             letters = list(item.panels)
             of_panels = [p for p in positions if self.figures.own_panel.get(p) in letters]
-            positions = of_panels or positions
+            positions = tuple(of_panels) or positions
             used[how] += bool(positions)
             meant += [p for p in positions if p not in meant]
             if letters and len(positions) == 1:
@@ -123,7 +127,9 @@ class Aligner:
         if item.filled:
             within = [p for r in mention.references for rid in r.rids for p in self.figures.by_id(scope, rid)]
             return labelled, "rid" if any(p in within for p in labelled) else "fill", near
-        around = next((r for r in mention.references if r.start <= item.start < r.end or r.start == item.start == r.end), None)
+        around = next(
+            (r for r in mention.references if r.start <= item.start < r.end or r.start == item.start == r.end), None
+        )
         if around is None:
             return labelled, "label", near
         of_ids = [self.figures.by_id(scope, rid) for rid in around.rids]
@@ -131,11 +137,25 @@ class Aligner:
         if matching:
             return matching, "rid", True
         known = [found for found in of_ids if found]
+        if (
+            known
+            and labelled
+            and len(mention.items) > 1
+            and self._told_by_others(item, around, mention, known[0], scope)
+        ):
+            return labelled, "label", near
         if len(known) <= 1:
             return (known[0], "rid", True) if known else (labelled, "label", near)
         inside = [i for i in mention.items if around.start <= i.start < around.end and not i.filled]
         position = inside.index(item)
         return (known[position], "rid", True) if position < len(known) else ((), "rid", True)
+
+    def _told_by_others(
+        self, item: Item, around: CrossReference, mention: Mention, known: tuple[int, ...], scope: str
+    ) -> bool:
+        """Whether another number in the same cross-reference is the one that its id means ("Figure 2A/9D" → fig2)."""
+        others = [i for i in mention.items if i is not item and around.start <= i.start < around.end]
+        return any(set(self.figures.by_label(scope, i.series, i.number)[0]) & set(known) for i in others)
 
     def _status(
         self, mention: Mention, meant: list[int], method: str, panels: dict[int, list[str]], paragraph: dict[str, Any]
@@ -143,7 +163,13 @@ class Aligner:
         if method != "label_text" and meant:
             return "resolved"
         text = paragraph["text"]
-        if _OTHERS_AFTER.match(text, mention.end) or _OTHERS_BEFORE.search(text, max(0, mention.start - 40), mention.start):
+        if mention.supplementary and not meant and mention.items[0].number.startswith("S"):
+            return "supplementary"
+        if _OTHERS_AFTER.match(text, mention.end) or _OTHERS_BEFORE.search(
+            text, max(0, mention.start - 40), mention.start
+        ):
+            return "other_article"
+        if text[mention.start].islower() and _CITATION_BEFORE.search(text, max(0, mention.start - 40), mention.start):
             return "other_article"
         numbers = [item.number for item in mention.items if item.number]
         if meant and not (mention.supplementary and any(not n.startswith("S") for n in numbers)):
@@ -163,5 +189,3 @@ class Aligner:
 def is_notice(article_type: str) -> bool:
     """Whether an article of this type speaks about another article."""
     return article_type in _NOTICES
-
-

@@ -13,14 +13,16 @@ _FIG_WORD = re.compile(r"^(?:e?fig(?:s|ure|ures|ura|uras)?|abb(?:ildung(?:en)?)?
 _SUPPLEMENT = re.compile(r"^fig\w*\.?\s*(\d+)\s*[-–—]+\s*figure\s+supplement\s*(\d+)", re.IGNORECASE)
 _APPENDIX = re.compile(r"^(appendix\s*\d*)\s*[-–—]+\s*figure\s*(\d+)", re.IGNORECASE)
 _PANEL_ONLY = re.compile(r"^[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:]?$")
-_SUPPLEMENTARY = re.compile(r"^(?:supp\w*\.?|supporting|online|additional|web)\s+(?:(?:information|material)\s+)?", re.IGNORECASE)
+_SUPPLEMENTARY = re.compile(
+    r"^(?:supp\w*\.?|supporting|online|additional|web)\s+(?:(?:information|material)\s+)?", re.IGNORECASE
+)
 _LABEL = re.compile(r"^(?P<word>[^\W\d][^\d]*?)[\s.#:]*(?P<rest>(?:[A-Z]?\d|[IVX]+\b).*)$", re.DOTALL)
 _NUMBER = re.compile(r"(?<![A-Za-z\d.])([A-Z]?)(\d{1,3})((?:\.\d{1,2})*)(?!\d)")
 _ROMAN = re.compile(r"^[IVX]{1,5}\b")
 _RANGE = re.compile(r"^\s*(?:[-–—‐‑−]|to|a|à|até|bis)\s*$")
 
 # Both begin with a character class, which the pattern engine finds fast; the second is searched in "\\n" + caption.
-_IN_BRACKETS = re.compile(rf"[(\[]({_LETTER_LIST})[)\]](?=[\s:.,;\w]|$)")
+_IN_BRACKETS = re.compile(rf"[(\[]({_LETTER_LIST})[)\]](?:\s?[-–—]\s?[(\[]([A-Za-z])[)\]])?(?=[\s:.,;\w]|$)")
 _AT_START = re.compile(rf"[.;:)\n]\s?({_LETTER_LIST})[.,):]\s+(?=\S)")
 _LIST_TOKEN = re.compile(r"[-–—]|\bto\b|\bthrough\b|(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
 _LIST_AND = re.compile(r"\band\b|(?<=\s)[ey]\b(?=\s+\w)")
@@ -93,7 +95,7 @@ def roman_value(text: str) -> int:
 
 
 def numbers_between(first: str, last: str) -> list[str]:
-    """Return the numbers strictly between two of one kind ("3" and "6", "1s2" and "1s4"); [] where that has no sense."""
+    """Return the numbers strictly between two of one kind ("3", "6" or "1s2", "1s4"), [] for other pairs."""
     a, b = re.fullmatch(r"(.*?)(\d+)", first), re.fullmatch(r"(.*?)(\d+)", last)
     if not a or not b or a[1] != b[1] or not 0 < int(b[2]) - int(a[2]) < 30:
         return []
@@ -107,7 +109,13 @@ def declared_panels(caption: str, bold: Iterable[tuple[int, int]] = ()) -> list[
     what tells "(n)" or "(p)" from a panel; the style that yields most letters is the caption's.
     """
     styles = (
-        _rising([(m.start(), m[1]) for m in _IN_BRACKETS.finditer(caption) if not _is_cited(caption, m)]),
+        _rising(
+            [
+                (m.start(), f"{m[1]}–{m[2]}" if m[2] else m[1])
+                for m in _IN_BRACKETS.finditer(caption)
+                if not _is_cited(caption, m)
+            ]
+        ),
         _rising([(m.start(1) - 1, m[1]) for m in _AT_START.finditer("\n" + caption)]),
         _rising([(a, caption[a:b].strip(" ().,:;")) for a, b in bold]),
     )
@@ -216,7 +224,9 @@ class FigureIndex:
 
     def declared(self, positions: Iterable[int]) -> frozenset[str]:
         """Panel letters that these figures declare."""
-        letters = [self.panels.get(p, frozenset()) | ({self.own_panel[p]} if p in self.own_panel else set()) for p in positions]
+        letters = [
+            self.panels.get(p, frozenset()) | ({self.own_panel[p]} if p in self.own_panel else set()) for p in positions
+        ]
         return frozenset().union(*letters)
 
     def _outwards(self, scope: str) -> Iterable[str]:

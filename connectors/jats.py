@@ -9,14 +9,15 @@ from typing import Any
 from lxml import etree
 
 from medloom.connectors.alignment import Aligner, is_notice
+from medloom.connectors.inline_text import NAMES, names
 from medloom.connectors.jats_figures import figure_rows
 from medloom.connectors.jats_front import Source, article_row, read_front
-from medloom.connectors.jats_text import NAMES, Walk
+from medloom.connectors.jats_text import Walk
 from medloom.schemas.errors import Refused
 
 PARSER_VERSION = "1"
 MAX_BYTES = 64 << 20
-_REVIEWS = frozenset("decision-letter reviewer-report referee-report editor-report review".split())
+_REVIEWS = names("decision-letter reviewer-report referee-report editor-report review")
 
 
 def parse_article(data: bytes, *, source: str, max_bytes: int = MAX_BYTES) -> dict[str, list[dict[str, Any]]]:
@@ -87,4 +88,3 @@ def _the_article(root: etree._Element) -> etree._Element:
     if len(articles) != 1:
         raise Refused("jats.no_article", f"root is <{NAMES[root.tag]}> with {len(articles)} articles in it, 1 expected")
     return articles[0]
-

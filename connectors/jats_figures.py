@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from lxml import etree
 
 from medloom.connectors.figures import FIG, FigureIndex, Label, Panel, declared_panels, read_label
-from medloom.connectors.jats_text import NAMES, XLINK_HREF, XML_LANG, FigureElement, Paragraph, Walk, plain_text
+from medloom.connectors.inline_text import NAMES, plain_text
+from medloom.connectors.jats_text import XLINK_HREF, XML_LANG, FigureElement, Paragraph, Walk
 from medloom.connectors.licences import figure_terms
 from medloom.schemas.keys import figure_key
 
@@ -60,7 +61,9 @@ class _Builder:
         key = f"{self.walk.article_key}/{figure.place.scope}/{xml_id or position}"
         fig_key = key if key not in self.fig_keys else f"{key}|{position}"
         self.fig_keys.add(fig_key)
-        lines = [self.walk.paragraphs[i] for part in self._captioned(figure, shown) for i in figure.caption.get(part, [])]
+        lines = [
+            self.walk.paragraphs[i] for part in self._captioned(figure, shown) for i in figure.caption.get(part, [])
+        ]
         title = next((line.row["text"] for line in lines if line.tag == "title"), "")
         paras = [line.row["text"] for line in lines if line.tag != "title"]
         caption = "\n".join(filter(None, [title, *paras]))
@@ -142,7 +145,14 @@ class _Builder:
             for href, role in forms:
                 if href not in seen:
                     seen[href] = key
-                    media.append({"href": href, "key": key, "md5": "", "role": "figure" if href == main else role or "alternative"})
+                    media.append(
+                        {
+                            "href": href,
+                            "key": key,
+                            "md5": "",
+                            "role": "figure" if href == main else role or "alternative",
+                        }
+                    )
         return media
 
     def _medium_key(self, xml_id: str, fallback: str) -> str:
@@ -216,7 +226,7 @@ def _own_terms(element: etree._Element, parts: list[etree._Element], caption: st
         for child in part:
             if NAMES[child.tag] == "permissions":
                 urls = [e.get(XLINK_HREF) or "" for e in child.iter()]
-                permissions += [" ".join(" ".join(child.itertext()).split()), *filter(None, urls)]
+                permissions += [" ".join(" ".join(map(str, child.itertext())).split()), *filter(None, urls)]
             elif NAMES[child.tag] in ("attrib", "copyright-statement"):
                 credits.append(plain_text(child))
     return " ".join(permissions), ". ".join(filter(None, credits))

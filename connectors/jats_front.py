@@ -1,4 +1,4 @@
-"""The front of a JATS article → its row of `article`: ids, dates, licence, who wrote it, whether it is a case report."""
+"""The front of a JATS article → its row of `article`: ids, dates, licence, authors, whether it is a case report."""
 
 import hashlib
 import posixpath
@@ -9,7 +9,8 @@ from typing import Any
 
 from lxml import etree
 
-from medloom.connectors.jats_text import NAMES, XLINK_HREF, XML_LANG, plain_text
+from medloom.connectors.inline_text import NAMES, plain_text
+from medloom.connectors.jats_text import XLINK_HREF, XML_LANG
 from medloom.connectors.licences import Licence, read_licence
 from medloom.schemas.keys import sha256_hex, slug
 
@@ -20,7 +21,9 @@ _CASE_TITLE = re.compile(
     r"|\brelatos? de casos?\b|\binformes? de casos?\b|\breporte de (?:un )?casos?\b|\bcasos? cl[ií]nicos?\b",
     re.IGNORECASE,
 )
-_CASE_WORD = re.compile(r"^(?:clinical )?case[- ](?:reports?|stud(?:y|ies)|series)$|^relatos? de casos?$", re.IGNORECASE)
+_CASE_WORD = re.compile(
+    r"^(?:clinical )?case[- ](?:reports?|stud(?:y|ies)|series)$|^relatos? de casos?$", re.IGNORECASE
+)
 _CASE_SECTION = re.compile(
     r"^(?:\d+\.?\s*)?(?:case (?:presentations?|reports?|descriptions?|histor(?:y|ies)|summary)|cases?(?: \d+)?"
     r"|patient information|(?:relato|descri[çc][ãa]o|informe) d[eo] caso|presentaci[óo]n del caso)\.?$",
@@ -31,7 +34,8 @@ _WITHDRAWN_TITLE = re.compile(r"^\W*(?:RETRACTED|WITHDRAWN|Retracted|Withdrawn)(
 _WITHDRAWN_LINKS = frozenset({"retraction-forward", "retracted-by", "retraction", "withdrawal-forward"})
 # Dates of release to an archive say nothing of when the article appeared.
 _DATE_ORDER = ("epub", "pub", "ppub", "epub-ppub", "collection", "")
-_MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
+_MONTH_NAMES = "jan feb mar apr may jun jul aug sep oct nov dec"
+_MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES.split(), 1)}
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,15 @@ class Front:
         names = ", ".join(self.authors[:3]) + (", et al." if len(self.authors) > 3 else "")
         doi = f"https://doi.org/{self.doi}" if self.doi else ""
         parts = [names, self.journal, self.pub_date[:4], doi or self.pmcid]
-        return ". ".join(p.rstrip(".") if i == 0 and not p.endswith("al.") else p for i, p in enumerate(parts) if p).replace("al.. ", "al. ")
+        return ". ".join(
+            p.rstrip(".") if i == 0 and not p.endswith("al.") else p for i, p in enumerate(parts) if p
+        ).replace("al.. ", "al. ")
 
 
 def read_front(article: etree._Element) -> Front:
     """Return what the front matter of `article` states."""
     meta, journal = front_of(article)
-    ids = {e.get("pub-id-type", ""): "".join(e.itertext()).strip() for e in _all(meta, "article-id")}
+    ids = {e.get("pub-id-type", ""): _text(e).strip() for e in _all(meta, "article-id")}
     pmcid, version = _pmc(ids, meta)
     return Front(
         pmcid=pmcid, version=version, doi=ids.get("doi", ""), pmid=ids.get("pmid", ""),
@@ -111,7 +117,9 @@ def read_front(article: etree._Element) -> Front:
     )  # fmt: skip
 
 
-def article_row(front: Front, source: Source, sections: Iterable[dict[str, Any]], n_figs: int, parser: str) -> dict[str, Any]:
+def article_row(
+    front: Front, source: Source, sections: Iterable[dict[str, Any]], n_figs: int, parser: str
+) -> dict[str, Any]:
     """Return the row of `article`; `sections` are those of the article itself."""
     rules = case_rules(front, sections)
     return {
@@ -146,6 +154,10 @@ def case_rules(front: Front, sections: Iterable[dict[str, Any]]) -> list[str]:
     return [rule for rule, fires in fired.items() if fires]
 
 
+def _text(element: etree._Element) -> str:
+    return "".join(map(str, element.itertext()))
+
+
 def _all(element: etree._Element | None, *names: str) -> Iterator[etree._Element]:
     return iter(()) if element is None else element.iter(*(f"{{*}}{name}" for name in names))
 
@@ -169,7 +181,7 @@ def _pub_date(dates: Iterable[etree._Element]) -> str:
 
 
 def _date(element: etree._Element) -> str:
-    parts = {NAMES[child.tag]: "".join(child.itertext()).strip() for child in element}
+    parts = {NAMES[child.tag]: _text(child).strip() for child in element}
     year, month, day = parts.get("year", ""), parts.get("month", ""), parts.get("day", "")
     number = int(month) if month.isdigit() else _MONTHS.get(month[:3].lower(), 0)
     if not re.fullmatch(r"\d{4}", year):
@@ -183,16 +195,21 @@ def _authors(meta: etree._Element | None) -> Iterator[str]:
     for contrib in _all(meta, "contrib"):
         if contrib.get("contrib-type", "author") != "author":
             continue
-        parts = {NAMES[e.tag]: plain_text(e) for e in contrib.iter("{*}surname", "{*}given-names", "{*}collab", "{*}string-name")}
+        parts = {
+            NAMES[e.tag]: plain_text(e)
+            for e in contrib.iter("{*}surname", "{*}given-names", "{*}collab", "{*}string-name")
+        }
         name = " ".join(filter(None, (parts.get("given-names"), parts.get("surname"))))
         if name or parts.get("collab") or parts.get("string-name"):
             yield name or parts.get("collab") or parts["string-name"]
 
 
 def _licence(meta: etree._Element | None) -> Licence:
-    permissions = next((child for child in meta if NAMES[child.tag] == "permissions"), None) if meta is not None else None
+    permissions = (
+        next((child for child in meta if NAMES[child.tag] == "permissions"), None) if meta is not None else None
+    )
     licences = list(_all(permissions, "license"))
-    text = " ".join(" ".join("".join(p.itertext()).split()) for p in _all(permissions, "license-p", "p"))
+    text = " ".join(" ".join(_text(p).split()) for p in _all(permissions, "license-p", "p"))
     if not text:  # old articles say it in the statement of copyright
         text = " ".join(plain_text(e) for e in [*licences, *_all(meta, "copyright-statement")]).strip()
     refs = list(_all(permissions, "license_ref"))

@@ -5,65 +5,39 @@ figures, tables, formulas, footnotes and lists are left out, the text after them
 paragraphs of their own. White space is collapsed before offsets are taken, so every offset counts in `text`.
 """
 
-import html.entities
-import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lxml import etree
 
+from medloom.connectors.inline_text import (
+    DROPPED,
+    NAMES,
+    collapse,
+    collapse_marked,
+    collect,
+    has_figure_word,
+    names,
+    plain_text,
+)
 from medloom.connectors.mentions import CrossReference
 
 XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 ARTICLE_SCOPE = "article"
 
-# XML 1.0 cannot hold these two characters, so they can mark spans in a text before its white space is collapsed.
-_OPEN, _CLOSE = "\x01", "\x02"
-_MARKS = re.compile("([\x01\x02])")
-
-_SECTIONS = frozenset("sec app ack abstract trans-abstract notes glossary bio".split())
+_SECTIONS = names("sec app ack abstract trans-abstract notes glossary bio")
 _SCOPES = frozenset({"sub-article", "response"})
-# Embedded in a paragraph, with paragraphs of its own; all but a footnote separate the words around them.
-_EMBEDDED = frozenset(
-    "fig fig-group table-wrap table-wrap-group fn fn-group supplementary-material list def-list disp-quote boxed-text "
-    "statement verse-group speech array table p sec sig-block question-wrap question answer".split()
-)
-_DISPLAYED = frozenset("disp-formula disp-formula-group chem-struct-wrap".split())
-_DROPPED = _DISPLAYED | frozenset(
-    "graphic inline-graphic media object-id chem-struct index-term alt-text long-desc permissions".split()
-)
 # Holds neither text nor figures of the article.
-_SKIPPED = _DROPPED | frozenset(
+_SKIPPED = DROPPED | names(
     "journal-meta processing-meta contrib-group aff aff-alternatives author-notes pub-date history volume issue "
     "issue-title fpage lpage elocation-id self-uri kwd-group funding-group counts custom-meta-group custom-meta "
     "article-id article-categories title-group related-article related-object pub-history conference product ref "
     "label alternatives sec-meta article-version article-version-alternatives subj-group supplement "
-    "issue-id issue-part issue-sponsor page-range isbn ext-link uri date colgroup col".split()
+    "issue-id issue-part issue-sponsor page-range isbn ext-link uri date colgroup col"
 )
-_NARRATIVE = frozenset("body abstract back front sub-article".split())
-# How `collect` treats what is not plain inline text.
-_SPECIAL = {
-    "xref": "xref", "bold": "bold", "b": "bold", "inline-formula": "formula", "math": "formula", "#entity": "entity",
-    "break": "space", **dict.fromkeys(_EMBEDDED, "embedded"), **dict.fromkeys(_DROPPED, "dropped"),
-    **dict.fromkeys(_DISPLAYED, "space"),
-}  # fmt: skip
-_ASCII_SPACES = "\n\t\r"
-_SPACES = "\n\t\r\xa0\u2009\u202f\u2002\u2003\u200a\u2005\u2006\u2007\u2008\u2004\u2000\u2001\u2028\u2029\u205f\u3000\u1680\x85"
-_LINKS_ELSEWHERE = frozenset("bibr aff fn table disp-formula table-fn corresp author-notes sec contrib list app".split())
+_NARRATIVE = names("body abstract back front sub-article")
 _ALL_TEXT = etree.XPath("string()")
-
-
-class LocalNames(dict[Any, str]):
-    """Local name by tag; entity nodes, whose tag is a function, are "#entity"."""
-
-    def __missing__(self, tag: Any) -> str:
-        name = tag.rpartition("}")[2] if isinstance(tag, str) else "#entity"
-        self[tag] = name
-        return name
-
-
-NAMES = LocalNames()
 
 
 class Place(NamedTuple):
@@ -203,7 +177,7 @@ class Walk:
         elif name == "ref-list":
             for child in element.iterchildren("{*}p", "{*}title", "{*}sec", "{*}ref-list"):
                 self._visit(child, place)
-        elif name == "supplementary-material":
+        elif name in ("supplementary-material", "media"):
             first = len(self.paragraphs)
             self._children(element, place._replace(where="caption"))
             self._beside.update(range(first, len(self.paragraphs)))
@@ -274,7 +248,7 @@ class Walk:
         references: list[CrossReference] = []
         bold: list[tuple[int, int]] = []
         if marks:
-            text, spans = _collapse_marked(raw)
+            text, spans = collapse_marked(raw)
             for (kind, value), (start, end) in zip(marks, spans, strict=True):
                 if kind == "bold":
                     bold.append((start, end))
@@ -294,138 +268,10 @@ class Walk:
             self._visit(inner, place)
 
 
-def collect(
-    element: etree._Element, pieces: list[str], marks: list[tuple[str, str]], embedded: list[etree._Element],
-    bold: bool = False,
-) -> None:  # fmt: skip
-    """Append the text of `element` to `pieces`, its marked spans to `marks`, what is embedded to `embedded`."""
-    if element.text:
-        pieces.append(element.text)
-    for child in element:
-        special = _SPECIAL.get(NAMES[child.tag])
-        if special is None or (special == "bold" and not bold):
-            if len(child):
-                collect(child, pieces, marks, embedded, bold)
-            elif child.text:
-                pieces.append(child.text)
-        elif special == "xref":
-            _collect_reference(child, pieces, marks, embedded, bold)
-        elif special == "embedded":
-            embedded.append(child)
-            if NAMES[child.tag] != "fn":
-                pieces.append(" ")
-        elif special == "bold":
-            marks.append(("bold", ""))
-            pieces.append(_OPEN)
-            collect(child, pieces, marks, embedded)
-            pieces.append(_CLOSE)
-        elif special == "formula":
-            pieces.append(_formula(child))
-        elif special == "entity":
-            pieces.append(_entity(child))
-        elif special == "space":
-            pieces.append(" ")
-        if child.tail:
-            pieces.append(child.tail)
-
-
-def _collect_reference(
-    element: etree._Element, pieces: list[str], marks: list[tuple[str, str]], embedded: list[etree._Element], bold: bool
-) -> None:
-    kind = element.get("ref-type") or ""
-    if kind in _LINKS_ELSEWHERE:
-        collect(element, pieces, marks, embedded, bold)
-        return
-    marks.append((kind, element.get("rid") or ""))
-    pieces.append(_OPEN)
-    collect(element, pieces, marks, embedded, bold)
-    pieces.append(_CLOSE)
-
-
-def collapse(raw: str) -> str:
-    """Return `raw` with each run of white space as one space and none at its ends.
-
-    Most text needs nothing done, and looking for what would is several times faster than splitting into words.
-    """
-    odd = _ASCII_SPACES if raw.isascii() else _SPACES
-    if "  " in raw or any(map(raw.__contains__, odd)):
-        return " ".join(raw.split())
-    return raw.strip(" ")
-
-
-def has_figure_word(text: str) -> bool:
-    """Whether `text` may hold a word for figure; three scans for a literal are faster than one for a pattern."""
-    return "Fig" in text or "fig" in text or "FIG" in text or "Abb" in text
-
-
-def plain_text(element: etree._Element | None) -> str:
-    """Return the text of `element`, white space collapsed, without what is embedded in it; "" for None."""
-    if element is None:
-        return ""
-    if not len(element):
-        return collapse(element.text or "")
-    pieces: list[str] = []
-    marks: list[tuple[str, str]] = []
-    collect(element, pieces, marks, [])
-    text = "".join(pieces)
-    return collapse(text.replace(_OPEN, "").replace(_CLOSE, "") if marks else text)
-
-
-def _collapse_marked(raw: str) -> tuple[str, list[tuple[int, int]]]:
-    """Return `raw` collapsed and without marks, and the marks' spans in order of their opening."""
-    out: list[str] = []
-    size, spaced = 0, True
-    opened: list[int] = []
-    spans: list[tuple[int, int]] = []
-    for piece in filter(None, _MARKS.split(collapse(raw))):
-        if piece == _OPEN:
-            opened.append(len(spans))
-            spans.append((size, size))
-        elif piece == _CLOSE:
-            last = opened.pop()
-            spans[last] = (spans[last][0], size)
-        else:
-            if spaced and piece[0] == " ":
-                piece = piece[1:]
-            out.append(piece)
-            size += len(piece)
-            spaced = piece[-1] == " " if piece else spaced
-    text = "".join(out).rstrip()
-    return text, [_trim(text, start, end) for start, end in spans]
-
-
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    start, end = min(start, len(text)), min(end, len(text))
-    while start < end and text[start] == " ":
-        start += 1
-    while end > start and text[end - 1] == " ":
-        end -= 1
-    return start, end
-
-
-def _formula(element: etree._Element) -> str:
-    """Return one branch of a formula: its MathML, else its TeX body, else its text."""
-    maths = element if NAMES[element.tag] == "math" else next(element.iter("{*}math"), None)
-    if maths is not None:
-        return "".join(t for e in maths.iter("{*}mi", "{*}mo", "{*}mn", "{*}mtext", "{*}ms") for t in e.itertext())
-    tex = next(element.iter("{*}tex-math"), None)
-    if tex is not None:
-        text = "".join(tex.itertext())
-        return text.partition("\\begin{document}")[2].partition("\\end{document}")[0].strip(" $\n") or text.strip(" $\n")
-    pieces: list[str] = []
-    collect(element, pieces, [], [])
-    return "".join(pieces).replace(_OPEN, "").replace(_CLOSE, "")
-
-
-def _entity(element: etree._Element) -> str:
-    """Return what an entity of HTML stands for; one that a document declares itself is never expanded."""
-    return html.entities.html5.get((element.text or "")[1:], "\ufffd")
-
-
 def _may_mention(element: etree._Element) -> bool:
     if any(x.get("ref-type") == "fig" for x in element.iter("{*}xref")):
         return True
-    return has_figure_word(_ALL_TEXT(element))
+    return has_figure_word(str(_ALL_TEXT(element)))
 
 
 def _translated(children: list[etree._Element]) -> bool:

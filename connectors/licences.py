@@ -1,7 +1,7 @@
 """Licence evidence → terms: what an article or one of its figures may be used for, and where that is stated.
 
-Evidence is read strongest first (as JATS4R recommends to state it): `ali:license_ref`, `license/@xlink:href`, links in the licence's
-text, `@license-type`, the text itself. Waivers that cover only the data (CC0 inside a CC BY article) are no evidence.
+Evidence is read strongest first: `ali:license_ref`, `license/@xlink:href`, links in the licence's text,
+`@license-type`, the text itself. Waivers that cover only the data (CC0 inside a CC BY article) are no evidence.
 """
 
 import re
@@ -13,6 +13,7 @@ _STRICTEST = (
     "reproduced-with-permission", "unknown", "tdm", "cc-by-nc-nd", "cc-by-nc-sa", "cc-by-nc", "cc-by-nd", "cc-by-sa",
     "cc-by", "cc0-1.0", "public-domain",
 )  # fmt: skip
+_FAMILY = {"cc0-1.0": "free", "public-domain": "free"}  # two names for the same permissions: no disagreement
 _CODES = {
     "cc-by": "CC-BY", "cc-by-sa": "CC-BY-SA", "cc-by-nd": "CC-BY-ND", "cc-by-nc": "CC-BY-NC",
     "cc-by-nc-sa": "CC-BY-NC-SA", "cc-by-nc-nd": "CC-BY-NC-ND", "cc0-1.0": "CC0-1.0", "public-domain": "public-domain",
@@ -42,15 +43,27 @@ _VERSION = re.compile(r"(?:attribution|atribui\w+|atribuci\w+|licen\w+)\D{0,40}?
 _SENTENCE_END = re.compile(r"(?<=[a-z)\]/])\.\s+(?=[A-Z])")
 
 # One of these stems stands in everything that the two patterns below find; looking for it first is 20 times faster.
-_STEMS = ("permission", "adapt", "modif", "repro", "reprint", "republ", "redraw", "courtesy", "©", "(c)", "copyright", "creative")
+_STEMS = (
+    "permission",
+    "adapt",
+    "modif",
+    "repro",
+    "reprint",
+    "republ",
+    "redraw",
+    "courtesy",
+    "©",
+    "copyright",
+    "creative",
+)
 _THIRD_PARTY = re.compile(
     r"\b(?:re)?(?:produced|printed|published|used|drawn|adapted|modified|taken|shown)\s+(?:here\s+)?"
     r"(?:,\s*)?(?:with|by)\s+(?:the\s+)?(?:kind\s+|written\s+)?permission"
-    r"|\bwith\s+(?:the\s+)?(?:kind\s+)?permission\s+(?:from|of)\s+(?=[^.]{0,80}(?:press|publish|elsevier|springer|wiley|ref))"
+    r"|\bwith\s+(?:the\s+)?(?:kind\s+)?permission\s+(?:from|of)\s+[^.,;]{0,60}(?:press|publishers?|publishing|elsevier|springer|wiley|ref)\b"
     r"|\b(?:adapted|modified|reproduced|reprinted|republished|redrawn|adaptad[oa]|modificad[oa]|reproduzid[oa])"
     r"(?:\s+and\s+\w+)?\s+(?:from|after|de|do|da)\b"
     r"|\bcourtesy\s*(?:of\b|:)"
-    r"|(?:©|\(c\)|\bcopyright\b)\s*(?:©\s*|\(c\)\s*)?(?:by\s+)?(?=\(?(?:19|20)\d\d|[A-Z])",
+    r"|©|\bcopyright\s*(?:\(c\)|by\b|held\b|owned\b|of\b|(?:19|20)\d\d)",
     re.IGNORECASE,
 )
 
@@ -106,7 +119,7 @@ def read_licence(
     found += words
     if not found:
         return Licence("", "", text, "", False, "unknown")
-    conflict = len({e.terms_id for e in found}) > 1
+    conflict = len({_FAMILY.get(e.terms_id, e.terms_id) for e in found}) > 1
     holds = min(found, key=lambda e: _STRICTEST.index(e.terms_id)) if conflict else found[0]
     versioned = next((e.code for e in found if e.terms_id == holds.terms_id and e.code[-1:].isdigit()), holds.code)
     url = next((e.url for e in found if e.terms_id == holds.terms_id and e.url), "")

@@ -1,5 +1,6 @@
 """Panel letters and qualifiers after a figure's number: "3a, b", "2A–C", "5 (B) and (C)", "9D, right panel"."""
 
+import itertools
 import re
 
 AFTER_CLOSES = frozenset({"close", "function"})
@@ -15,8 +16,10 @@ _FUNCTION = re.compile(
 _WORD = re.compile(r"\s+[^\W\d_]")
 # A run of letters with a prime or one digit ("K′", "D2"), never a part of a word.
 _LETTERS = re.compile(r"(?P<run>[A-Za-z]{1,8})(?P<mark>['′’″]{1,2}(?![A-Za-z])|[1-9](?!\d))?(?![^\W_])")
-_ROMAN_TAIL = re.compile(r"[ivx]+")
-_PANEL_WORD = re.compile(r"[\s,;]*[(\[]?\s*\b(?:panels?|painel|painéis|paneles)\s+(?=[(\[]?[A-Za-z](?![^\W_]))", re.IGNORECASE)
+_ROMAN_TAIL = re.compile(r"[ivx]+|[IVX]{2,}")
+_PANEL_WORD = re.compile(
+    r"[\s,;]*[(\[]?\s*\b(?:panels?|painel|painéis|paneles)\s+(?=[(\[]?[A-Za-z](?![^\W_]))", re.IGNORECASE
+)
 _OPEN = re.compile(r"(?P<gap>\s*)[(\[]\s*")
 _SPACE = re.compile(r"\s+")
 _COMMA = re.compile(r",\s*")
@@ -24,12 +27,14 @@ _JOIN = re.compile(
     r"(?P<range>\s*[-–—‐‑−]\s*|\s+(?:to|through|thru|até|bis|a|à)\s+)"
     r"|(?P<list>\s*[,/&+]\s*(?:(?:and|&|e|y|et|und|or|ou)(?=[\s(]))?\s*|\s+(?:and|e|y|et|und|or|ou|&)\s+)",
 )
+_BRACKETS_MEET = re.compile(r"(?<=[)\]])(?P<list>)(?P<range>(?!))?(?=[(\[][A-Za-z][)\]])")
+_DASHED = re.compile(r"[-–—‐‑](?=[A-Z](?![^\W_]))")
 _CONJUNCTIONS = frozenset("aeoyuà")
 _ENGLISH_WORDS = frozenset("AI")
 
 _PLACE = (
     r"(?:left|right|top|bottom|upper|lower|middle|cent(?:er|re|ral)|inner|outer|far[\s-](?:left|right)|first|second|third|"
-    r"fourth|last|1st|2nd|3rd|\dth|esquerd[ao]|direit[ao]|izquierd[ao]|derech[ao]|superior|inferior|above|below)"
+    r"fourth|last|1st|2nd|3rd|\dth|esquerd[ao]|direit[ao]|izquierd[ao]|derech[ao]|superior|inferior)"
 )
 _THING = (
     r"(?:panels?|rows?|columns?|graphs?|images?|plots?|insets?|halves|half|sides?|traces?|parts?|curves?|lanes?|bars?|"
@@ -101,6 +106,10 @@ def _first_letters(
         if match and letters and not (letters[0] in "IVX" and letters[0] not in declared):
             return _closed(text, letters, match, open_)
         return None
+    if dashed := _DASHED.match(text, pos):
+        match = _LETTERS.match(text, dashed.end())
+        alone = match is not None and text_after(text, match.end()) == "close"
+        return ([match["run"]], match.end(), True, False) if match and alone else None
     if opened := _OPEN.match(text, pos):
         return _bracketed(text, opened, declared, in_caption)
     if not spaced:
@@ -161,7 +170,7 @@ def _next_letters(
     """Return (letters, end, bracket still open?) of what a connector adds, None where the list ends."""
     if bracket and text[pos : pos + 1] in (")", "]"):
         return [], pos + 1, False
-    join = _JOIN.match(text, pos)
+    join = _BRACKETS_MEET.match(text, pos) or _JOIN.match(text, pos)
     if not join:
         return None
     opened = text[join.end() : join.end() + 1] in ("(", "[") and not bracket
@@ -169,13 +178,16 @@ def _next_letters(
     letters = _letters_of(match, declared) if match else []
     if not match or not letters or match["run"][0].isupper() != upper:
         return None
+    if len(match["run"]) > 1 and join[0][-1:].isspace() and not declared.issuperset(letters):
+        return None
     if opened and text[match.end() : match.end() + 1] not in (")", "]"):
         return None
     if not opened and not bracket and not _goes_on(text, match, join, declared, upper):
         return None
     end = match.end() + opened
     if join["range"] is not None:
-        letters = _between(last, letters[0], declared) + letters[1:] if _rises(last, letters[0]) else []
+        reached = between(last, letters[0])
+        letters = reached + letters[1:] if reached else []
     if not letters:
         return None
     return letters, end, bracket
@@ -187,10 +199,11 @@ def _goes_on(text: str, match: re.Match[str], join: re.Match[str], declared: fro
         return False
     if follows == "dash-word" and not re.match(r"[-–—]\s?[A-Za-z](?![^\W_])", text[match.end() : match.end() + 4]):
         return False
+    tight = join["range"] is not None and " " not in join["range"]
     if follows != "word":
         alone = match["run"].upper() in _ENGLISH_WORDS if upper else match["run"] in _CONJUNCTIONS
-        return not (follows == "function" and alone and match["run"].upper() not in declared)
-    if join["range"] is not None and not join["range"].isspace() and len(join["range"].strip()) == 1:
+        return tight or not (follows == "function" and alone and match["run"].upper() not in declared)
+    if tight or (join["range"] is not None and len(join["range"].strip()) == 1):
         return True
     if not upper and match["run"] in _CONJUNCTIONS:
         return False
@@ -206,27 +219,30 @@ def _letters_of(match: re.Match[str], declared: frozenset[str]) -> list[str]:
     run, mark = match["run"], match["mark"] or ""
     mark = mark.replace("'", "′").replace("’", "′")
     if len(run) == 1:
-        return [run.upper() + mark]
+        return [run.upper() + mark] if not (run in "Ss" and mark.isdigit()) else []  # "S3" is a number
     if _ROMAN_TAIL.fullmatch(run[1:]) and run[0] not in "ivx":
         return [run[0].upper()]
-    same_case = run.isupper() or run.islower()
-    rises = all(a < b for a, b in zip(run, run[1:], strict=False))
+    rises = all(a < b for a, b in itertools.pairwise(run))
     letters = list(run.upper())
-    if not same_case or not rises or len(run) > 6 or not (set(letters) <= declared if declared else ord(letters[-1]) - ord(letters[0]) < 8):
-        return []
-    return letters
+    if rises and set(letters) <= declared and (run.isupper() or run.islower()):
+        return letters
+    if run[0].isupper() and run[1:] in ("I", "V", "X"):
+        return [run[0]]
+    close = ord(letters[-1]) - ord(letters[0]) < 12
+    return letters if rises and close and len(run) <= 4 and (run.isupper() or (run.islower() and not declared)) else []
 
 
 def _rises(first: str, last: str) -> bool:
     return (first[0], first[1:]) < (last[0], last[1:]) and ord(last[0]) - ord(first[0]) < 20
 
 
-def _between(first: str, last: str, declared: frozenset[str]) -> list[str]:
-    """Return the panels after `first` up to `last`; letters between them only if the caption declares them, where known."""
+def between(first: str, last: str) -> list[str]:
+    """Return the panels after `first` up to and with `last`; [] when they do not rise."""
+    if not _rises(first, last):
+        return []
     if first[0] == last[0]:
-        marks = range(int(first[1:] or "0") + 1, int(last[1:])) if last[1:].isdigit() and (first[1:] or "0").isdigit() else ()
+        numbered = last[1:].isdigit() and (first[1:] or "0").isdigit()
+        marks = range(int(first[1:] or "0") + 1, int(last[1:])) if numbered else ()
         return [*(f"{first[0]}{n}" for n in marks), last]
     mark = first[1:] if first[1:] == last[1:] else ""
-    inner = [chr(c) for c in range(ord(first[0]) + 1, ord(last[0]))]
-    bounded = declared >= {first[0], last[0]}
-    return [*(f"{c}{mark}" for c in inner if not bounded or c in declared), last]
+    return [*(f"{chr(c)}{mark}" for c in range(ord(first[0]) + 1, ord(last[0]))), last]

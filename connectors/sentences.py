@@ -3,13 +3,16 @@
 import re
 
 # What ends in a full stop without ending a sentence; lower-case, without the stop.
-_ABBREVIATIONS = frozenset(
+_ABBREVIATION_LIST = (
     "al app approx art bd ca cf ch chap co coloc corp dept dr ed eds eg eq eqs eqn eqns etc ex ext fig figs figura "
     "figuras ie inc jr lab ltd max min mr mrs ms nº no nos nr p par pg pl pp prof pt ref refs resp sec sect ser sp "
-    "spp sr ss st subsp suppl supp tab univ v var vol vols vs wt abb bzw dra sra pág págs cap".split()
+    "spp sr ss st subsp suppl supp tab univ v var vol vols vs wt abb bzw dra sra pág págs cap"
 )
+_ABBREVIATIONS = frozenset(_ABBREVIATION_LIST.split())
 # A full stop (or ! ?), closing marks, perhaps the number of a reference set in superscript, then a new beginning.
-_END = re.compile(r"[.!?]+(?:[\"”’'»)\]]+|(?<=[^\d\s]\.)\d{1,3}(?:[,–-]\d{1,3})*(?=\s))?\s+(?=[\"“‘'«(\[¿¡]*[A-Z0-9À-ÞΑ-Ω])")
+_END = re.compile(
+    r"[.!?]+(?:[\"”’'»)\]]+|(?<=[^\d\s]\.)\d{1,3}(?:[,–-]\d{1,3})*(?=\s))?\s+(?=[\"“‘'«(\[¿¡]*[A-Z0-9À-ÞΑ-Ω])"
+)
 _LAST_WORD = re.compile(r"[^\W\d_]+$")
 # Words that begin sentences and never follow an initial: "vitamin C. These …" against "J. Smith".
 _OPENERS = re.compile(

@@ -19,11 +19,18 @@ pytestmark = pytest.mark.skipif(not CORPUS, reason="MEDLOOM_TEST_CORPUS does not
 
 XLINK = "{http://www.w3.org/1999/xlink}href"
 LANG = "{http://www.w3.org/XML/1998/namespace}lang"
-DROPPED = set(
+EMBEDDED = (
     "fig fig-group table-wrap table-wrap-group fn fn-group supplementary-material list def-list disp-quote boxed-text "
-    "statement verse-group speech disp-formula graphic inline-graphic media object-id table sec".split()
+    "statement verse-group speech disp-formula graphic inline-graphic media object-id table sec"
 )
+DROPPED = set(EMBEDDED.split())
 JOINS = re.compile(r"^\s*(?:[-–—‐‑−]|to|through|a|até|bis|à)\s*$")
+
+# Text says more than the ids here ("⟦Figures 2⟧ and 3", rid="fig2" on "Figure 2A/9D"): read by hand, right, and no
+# part of a truth that is made of ids.
+TOLD_BY_TEXT = {
+    ("1807-1929_agriambi.v25n4p270-276.xml", "f3"), ("eLife.10421.xml", "fig7"), ("eLife.10421.xml", "fig9"),
+}  # fmt: skip
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -48,7 +55,9 @@ def letters_of(element: etree._Element) -> str:
     """The text of `element` without embedded blocks and without any white space."""
 
     def pieces(e: etree._Element) -> Iterator[str]:
-        if name(e) in ("inline-formula", "math") and e.xpath(".//*[local-name()='math'] | self::*[local-name()='math']"):
+        if name(e) in ("inline-formula", "math") and e.xpath(
+            ".//*[local-name()='math'] | self::*[local-name()='math']"
+        ):
             inner = e.xpath(".//*[local-name()='mi' or local-name()='mo' or local-name()='mn' or local-name()='mtext']")
             yield from ("".join(i.itertext()) for i in inner)
             return
@@ -93,7 +102,9 @@ def filled(article: etree._Element, scope: etree._Element, first: str, last: str
     if not a or not b or a[0] != b[0] or not 0 < b[1] - a[1] < 30:
         return set()
     wanted = {(a[0], n) for n in range(a[1] + 1, b[1])}
-    return {i for i, f in figures.items() if scope_of(f) is scope_of(figures[first]) and number_of(label_of(f)) in wanted}
+    return {
+        i for i, f in figures.items() if scope_of(f) is scope_of(figures[first]) and number_of(label_of(f)) in wanted
+    }
 
 
 def true_pairs(article: etree._Element) -> Counter[tuple[str, str]]:
@@ -137,20 +148,24 @@ def found_pairs(rows: Rows) -> Counter[tuple[str, str]]:
 
 
 def test_paragraphs_find_the_figures_that_their_cross_references_name(capsys: pytest.CaptureFixture[str]) -> None:
-    true = found = both = 0
+    true = found = both = told = 0
     for file, article, rows in articles():
         expected, got = true_pairs(article), found_pairs(rows)
         in_paragraphs = {text for text, _ in expected}
         # Table cells and titles hold cross-references without a paragraph: not part of this truth.
         got = Counter({pair: n for pair, n in got.items() if pair[0] in in_paragraphs})
         true, found, both = true + expected.total(), found + got.total(), both + (expected & got).total()
+        told += sum(n for (_, figure), n in (got - expected).items() if (file, figure) in TOLD_BY_TEXT)
         for text, figure in list((expected - got).elements())[:3] + list((got - expected).elements())[:3]:
             print(file, figure, text[:80])
     with capsys.disabled():
         print(f"\nM1 {true} pairs, {found} found: recall {both / true:.4f}, precision {both / found:.4f}")
+        print(f"   with {told} pairs that only the text tells counted as right: precision {(both + told) / found:.4f}")
     assert true > 1300
     assert both / true >= 0.998
-    assert both / found >= 0.998
+    assert told <= 3
+    assert both / found >= 0.9975
+    assert (both + told) / found >= 0.998
 
 
 @cache
@@ -164,7 +179,9 @@ def gold() -> tuple[tuple[dict[str, Any], list[dict[str, Any]], Rows], ...]:
         paragraph = next(p for p in rows["paragraph"] if label["sentence"] in p["text"])
         start = paragraph["text"].index(label["sentence"]) + label["char_in_sentence"]
         end = start + len(label["mention_text"])
-        ours = [m for m in rows["mention"] if m["par_id"] == paragraph["par_id"] and m["start"] < end and start < m["end"]]
+        ours = [
+            m for m in rows["mention"] if m["par_id"] == paragraph["par_id"] and m["start"] < end and start < m["end"]
+        ]
         found.append((label, ours, rows))
     return tuple(found)
 
@@ -182,7 +199,10 @@ def test_labelled_mentions_name_exactly_their_figures_and_panels(capsys: pytest.
         if not exact or not exact_panels:
             print(label["file"], label["mention_text"], ours)
     with capsys.disabled():
-        print(f"\nM2 {figures}/30 figure sets, M3 {panels}/30 panels, {sentences}/30 sentences, {qualifiers}/30 qualifiers")
+        print(
+            f"\nM2 {figures}/30 figure sets, M3 {panels}/30 panels; "
+            f"{sentences}/30 sentences, {qualifiers}/30 qualifiers"
+        )
     assert (figures, panels) >= (30, 30)
     assert sentences >= 29
     assert qualifiers >= 30
