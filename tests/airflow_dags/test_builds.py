@@ -106,33 +106,19 @@ def test_parameters_become_arguments_and_nothing_is_read_by_a_shell(tmp_path):
 
 @pytest.mark.slow
 def test_a_failed_gate_stops_the_run_without_a_retry(tmp_path):
-    result, calls, _ = played(tmp_path, {}, gate=[1])
+    result, calls, log = played(tmp_path, {}, gate=[1])
     assert result["state"] == "failed"
+    assert result["tasks"]["gate"] == ["failed", 1]
     assert [call[0] for call in calls] == ["tables", "media", "examples", "gate"]
-    assert result["tasks"]["gate"][0] == "failed"
+    assert "medloom gate ended with 1" in log
 
 
 @pytest.mark.slow
-def test_training_is_skipped_when_no_steps_are_asked_for(tmp_path):
-    result, calls, _ = played(tmp_path, {"train_steps": 0})
-    assert result["state"] == "success"
-    assert result["tasks"]["train"][0] == "skipped"
-    assert [call[0] for call in calls] == STEPS[:-1]
-
-
-@pytest.mark.slow
-def test_status_75_is_retried(tmp_path):
-    result, calls, _ = played(tmp_path, {}, media=[75, 75])
+def test_status_75_is_retried_and_training_is_skipped_when_no_steps_are_asked_for(tmp_path):
+    result, calls, _ = played(tmp_path, {"train_steps": 0}, media=[75, 75])
     assert result["state"] == "success"
     assert [call[0] for call in calls] == ["tables", "media", "media", "media", *STEPS[2:-1]]
-
-
-@pytest.mark.slow
-def test_a_users_mistake_is_not_retried(tmp_path):
-    result, calls, log = played(tmp_path, {}, tables=[2])
-    assert result["state"] == "failed"
-    assert [call[0] for call in calls] == ["tables"]
-    assert "medloom tables ended with 2" in log
+    assert result["tasks"]["train"][0] == "skipped"
 
 
 @pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda path: path.name)

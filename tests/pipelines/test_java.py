@@ -67,7 +67,8 @@ def test_a_session_starts_quietly_and_writes_equal_rows_as_equal_bytes(tmp_path)
     assert done.stdout.split()[1] == sys.executable
     assert rows_of(tmp_path / "rows") == [0, 2, 4, 6, 8]
     first, again = (
-        [p.read_bytes() for p in (tmp_path / name).iterdir() if not p.name.startswith(".")] for name in ("rows", "again")
+        [p.read_bytes() for p in (tmp_path / name).iterdir() if not p.name.startswith(".")]
+        for name in ("rows", "again")
     )
     assert len(first) == 1
     assert first == again
