@@ -233,7 +233,7 @@ class ChatModel:
         """What the server asked for plus up to a second, so that clients do not return together; else back-off."""
         asked_s = _fault(state).after_s
         if asked_s >= 0:
-            return 0 + random.uniform(0, min(1.0, asked_s))
+            return asked_s + random.uniform(0, min(1.0, asked_s))
         ceiling_s = min(self._patience.longest_wait_s, 0.5 * 2 ** (state.attempt_number - 1))
         return random.uniform(ceiling_s / 2, ceiling_s)
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from medloom.schemas.errors import ConfigError
 from medloom.schemas.keys import Identity
@@ -51,6 +52,11 @@ def identity(deidentify: str) -> Identity:
 def llm_key() -> str:
     """Return the key that a language model's server asks for, "" when none is set (a server of one's own)."""
     return os.environ.get(LLM_KEY, "").strip()
+
+
+def cache_folder() -> Path:
+    """Return where this user's reproducible files may lie: `$XDG_CACHE_HOME/medloom`, else `~/.cache/medloom`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medloom"
 
 
 def child_environment() -> dict[str, str]:

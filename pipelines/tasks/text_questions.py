@@ -22,19 +22,20 @@ SYSTEM = (
     "You write exam questions about medical images. Students see the image and your question, nothing else. "
     "Reply with JSON only."
 )
-ASKS_FOR: dict[Kind, tuple[str, str]] = {  # what the question must ask for, and one of its kind about something else
-    "modality": ("the imaging modality", "Which imaging technique was used to examine the knee?"),
-    "plane": ("the plane of the image", "In which plane is the brain shown here?"),
-    "sequence": ("the MR sequence or weighting", "Which MR sequence shows the spine here?"),
-    "stain": ("the stain of the section", "With which stain was this liver section prepared?"),
-    "magnification": ("the magnification", "At which magnification is this kidney section shown?"),
-    "size": ("the size of the finding", "How large is the cyst in the liver?"),
-    "place": ("where the finding is, with its side", "Where is the fracture located?"),
+ASKS_FOR: dict[Kind, tuple[str, str]] = {  # what the question must ask for, and one that names no organ and no finding
+    "modality": ("the imaging modality", "Which imaging technique was used here?"),
+    "plane": ("the plane of the image", "In which plane is this image?"),
+    "sequence": ("the MR sequence or weighting", "Which MR sequence is shown here?"),
+    "stain": ("the stain of the section", "With which stain was this section prepared?"),
+    "magnification": ("the magnification", "At which magnification is this section shown?"),
+    "size": ("the size of the finding", "How large is the finding?"),
+    "place": ("where the finding is, with its side", "Where is the finding located?"),
     "marked": ("what the arrow marks", "Which finding does the arrow mark in this image?"),
 }
 QUESTION_SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": {"question": {"type": "string"}},
+    # Small models run on past the question: the pattern lets them end only with "?".
+    "properties": {"question": {"type": "string", "pattern": "^[A-Z][A-Za-z0-9 ,'/-]{10,120}\\?$"}},
     "required": ["question"],
     "additionalProperties": False,
 }
@@ -162,10 +163,10 @@ def _phrased(candidate: _Candidate, ask: Ask) -> str:
     """Return the model's question, its white space collapsed."""
     asked_for, example = ASKS_FOR[candidate.phrase.kind]
     prompt = (
+        f"Example of a question that asks for {asked_for}: {example}\n"
         f"Sentence: {candidate.sentence}\nAnswer: {candidate.answer}\n"
-        f"Write one question about the image that asks for {asked_for} and whose answer is exactly the answer above. "
-        "Do not say the answer in the question. Do not mention any text, caption, article or figure number. "
-        f"Such a question about another image: {example}"
+        f"Write one question about the image that asks for {asked_for}. Use words of the sentence. "
+        "Do not say the answer, and do not mention any text, caption, article or figure number.\nQuestion:"
     )
     return " ".join(_field(ask(Request(SYSTEM, prompt, QUESTION_SCHEMA, max_tokens=96)).text, "question").split())
 
@@ -195,7 +196,7 @@ def _check(question: str, candidate: _Candidate) -> None:
     if grounding.leaks(question, (candidate.answer, *candidate.phrase.also)):
         raise Refused("vqa.leak", what)
     if grounding.ungrounded(question, candidate.sentence):
-        raise Refused("vqa.ungrounded", f"{what}: a number or side that its sentence does not name")
+        raise Refused("vqa.ungrounded", f"{what}: it names what its sentence does not")
 
 
 def _candidates(unit: UnitView) -> Iterator[_Candidate]:

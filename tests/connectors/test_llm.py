@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.connectors.llm_servers import QUESTION_SCHEMA, completion, proxy, real_server
 
 from medloom.connectors.llm import (
     ChatModel,
@@ -28,6 +27,7 @@ from medloom.connectors.llm import (
 from medloom.connectors.settings import child_environment
 from medloom.schemas.ask import Answer, Request
 from medloom.schemas.errors import ConfigError, Refused, RetryLater
+from tests.connectors.llm_servers import QUESTION_SCHEMA, completion, proxy, real_server
 
 SECRET_WORDS = "Jane Quux of 7 Elm Street"
 QUICK = Patience(attempts=4, timeout_s=60.0, longest_wait_s=3.0)

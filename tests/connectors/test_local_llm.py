@@ -9,7 +9,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.connectors.llm_servers import QUESTION_SCHEMA, proxy, real_server
 
 from medloom.connectors import local_llm
 from medloom.connectors.llm import ChatModel, Patience
@@ -17,6 +16,7 @@ from medloom.connectors.local_llm import embedded_weights, open_model, serve_emb
 from medloom.connectors.settings import child_environment
 from medloom.schemas.ask import Request
 from medloom.schemas.errors import ConfigError, RetryLater
+from tests.connectors.llm_servers import QUESTION_SCHEMA, proxy, real_server
 
 
 def _installed() -> None:

@@ -74,3 +74,9 @@ def test_languages_are_primary_codes_and_english_where_none_is_stated():
         assert [r.language for r in _rows(unit)] == [language]
     unit = replace(paper(figures=FIGURES[:1]), article={"article_key": "pmc1-1", "lang": None})
     assert [r.language for r in _rows(unit)] == ["en"]
+
+
+def test_a_thumbnail_that_shares_its_figures_key_gives_no_second_row():
+    shown = figure("f1", "Axial CT.")
+    copies = [*shown["media"], shown["media"][0] | {"href": "f1-small.gif", "role": "thumbnail"}]
+    assert [r.media for r in _rows(paper(figures=(shown | {"media": copies},)))] == [("pmc1-1-f1",)]

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.pipelines.papers import medium
 
 from medloom.connectors.jats import parse_article
 from medloom.pipelines.tasks.captions import Captions
@@ -12,7 +13,6 @@ from medloom.pipelines.tasks.text_questions import TextQuestions
 from medloom.pipelines.unit import UnitView
 from medloom.schemas.ask import Answer, Request
 from medloom.schemas.example import Example
-from tests.pipelines.papers import medium
 
 CORPUS = os.environ.get("MEDLOOM_TEST_CORPUS", "")
 ARTICLES = sorted(Path(CORPUS, "pmc", "xml").glob("*.xml")) if CORPUS else []

@@ -94,9 +94,13 @@ def test_a_question_that_speaks_of_its_source_is_seen(question, refers):
         ("What lies in the left lung?", ("left",)),
         ("Is it on the left or right?", ("left",)),
         ("Where is the mass?", ()),
+        ("Where are the masses located?", ("masses",)),
+        ("How large is the cyst in the liver?", ("cyst", "liver")),
+        ("Which imaging technique was used to examine the knee?", ("knee",)),
+        ("What does the arrow mark in both lungs?", ("both",)),
     ],
 )
-def test_numbers_and_sides_that_the_evidence_does_not_name_are_made_up(question, made_up):
+def test_what_the_evidence_does_not_name_is_made_up(question, made_up):
     assert ungrounded(question, "A 4.2 cm mass in the right lung.") == made_up
 
 
