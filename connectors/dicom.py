@@ -54,7 +54,7 @@ class SeriesRead:
 
     Attributes:
         stacks: what could be read.
-        refused: (part, reason, detail); the part is a stack's suffix, or "object 3" for the third of the paths.
+        refused: (part, reason, detail); the part is a stack's suffix, or "-object-3" for the third of the paths.
     """
 
     stacks: tuple[Stack, ...]
@@ -71,7 +71,7 @@ def read_series(paths: Sequence[str | os.PathLike[str]]) -> SeriesRead:
             found, units[source] = _headers(path, source)
             frames += found
         except Refused as error:
-            refused.append((f"object {source + 1}", error.reason, error.detail))
+            refused.append((f"-object-{source + 1}", error.reason, error.detail))
     pixels, stacks, number = Pixels(paths), [], 0
     for group in split(frames):
         try:

@@ -86,7 +86,10 @@ def _frame(dataset: "Dataset", header: DicomHeader, source: int, index: int) -> 
     if found is not None:
         echo = (numbers(found, "EffectiveEchoTime", 1) or (0.0,))[0]
     order = [float(header.temporal_position), float(whole(dataset, "AcquisitionNumber"))]
-    for keyword, name in (("FrameContentSequence", "TemporalPositionIndex"), ("MRDiffusionSequence", "DiffusionBValue")):
+    for keyword, name in (
+        ("FrameContentSequence", "TemporalPositionIndex"),
+        ("MRDiffusionSequence", "DiffusionBValue"),
+    ):
         found = functional_group(dataset, index, keyword)
         order.append((numbers(found, name, 1) or (0.0,))[0] if found is not None else 0.0)
     order += [float(header.instance_number), float(index)]
@@ -182,10 +185,11 @@ def _check_steps(volume: Sequence[Frame]) -> None:
     usual = float(np.median(steps))
     tolerance = max(STEP_TOLERANCE * usual, SAME_PLACE_MM)
     if (np.abs(steps - usual) > tolerance).any():
-        multiples = np.rint(steps / usual)
-        worst = int(np.argmax(np.abs(steps - usual)))
-        found = f"slices {worst + 1} and {worst + 2} are {steps[worst]:g} mm apart, the others {usual:g} mm"
-        if (np.abs(steps / usual - multiples) <= WHOLE_STEPS_TOLERANCE).all() and multiples.min() >= 1:
+        smallest = float(steps.min())
+        multiples = np.rint(steps / smallest)
+        widest = int(np.argmax(steps))
+        found = f"slices {widest + 1} and {widest + 2} are {steps[widest]:g} mm apart, others {smallest:g} mm"
+        if (np.abs(steps / smallest - multiples) <= WHOLE_STEPS_TOLERANCE).all():
             raise Refused("dicom.gap", f"{int(multiples.sum()) - len(steps)} slices are missing: {found}")
         raise Refused("dicom.spacing", f"slices are unevenly spaced: {found}")
     along = (depths - depths[0]) / (depths[-1] - depths[0])

@@ -45,6 +45,13 @@ PIXEL_TAGS = [
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 ]  # fmt: skip
 _UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+# One decoder per codec, so that a build's bytes do not depend on what else is installed. GDCM only where it alone reads
+# (12-bit and lossless JPEG): a codestream of another size than the header's makes it abort the process.
+_DECODERS = {
+    "1.2.840.10008.1.2.5": "pydicom",
+    "50": "pillow", "51": "gdcm", "57": "gdcm", "70": "gdcm", "80": "pyjpegls", "81": "pyjpegls", "90": "pylibjpeg",
+    "91": "pylibjpeg", "201": "pylibjpeg", "202": "pylibjpeg", "203": "pylibjpeg",
+}  # fmt: skip
 
 
 def check_size(header: DicomHeader, dataset: "Dataset", size_bytes: int) -> None:
@@ -91,7 +98,7 @@ class Pixels:
         """Return the sha256 of what a frame's values are made of: stored values, slope and intercept."""
         dataset, stored = self.frame(frame)
         digest = hashlib.sha256(repr(rescale_of(dataset, frame)).encode())
-        digest.update(np.ascontiguousarray(stored))
+        digest.update(np.ascontiguousarray(stored).data)
         return digest.digest()
 
 
@@ -105,21 +112,13 @@ def _decoded(path: str | os.PathLike[str]) -> "tuple[Dataset, np.ndarray]":
         try:
             if not has_pixels or not dataset.PixelData:
                 raise Refused("dicom.truncated", "the file ends before its pixel data do")
-            array = pixel_array(dataset)
+            codec = word(dataset.file_meta, "TransferSyntaxUID").rpartition("1.2.840.10008.1.2.4.")[2]
+            array = pixel_array(dataset, decoding_plugin=_DECODERS.get(codec, ""))
         except BROKEN as error:
             reason = "dicom.truncated" if "less than expected" in str(error) else "dicom.pixels"
             raise Refused(reason, f"the pixel data do not decode ({type(error).__name__})") from error
     frames = array.reshape(-1, *array.shape[-3:]) if samples == 3 else array.reshape(-1, *array.shape[-2:])
-    return dataset, frames if samples == 3 else _without_unused_bits(frames, dataset)
-
-
-def _without_unused_bits(stored: np.ndarray, dataset: "Dataset") -> np.ndarray:
-    """Return `stored` with the bits outside BitsStored gone (old files keep overlays there), sign extended."""
-    bits, allocated = whole(dataset, "BitsStored"), 8 * stored.dtype.itemsize
-    unused = allocated - bits
-    if unused <= 0:
-        return stored
-    return np.right_shift(np.left_shift(stored, unused), unused)
+    return dataset, frames
 
 
 def rescale_of(dataset: "Dataset", frame: Frame) -> tuple[float, float]:

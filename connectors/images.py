@@ -113,7 +113,6 @@ def read_picture(data: bytes) -> Picture:
         return _read_jpeg(strip_jpeg(data))
     if kind == "png":
         stripped = strip_png(data)
-        check_size(stripped.height, stripped.width)
         with _decoded(stripped.data, "PNG") as image:
             return Picture(stripped.data, "png", stripped.height, stripped.width, channels=_channels(image))
     if kind in ("tiff", "gif"):
@@ -158,7 +157,6 @@ def check_size(height: int, width: int) -> None:
 def _read_jpeg(stripped: Stripped) -> Picture:
     from PIL import Image
 
-    check_size(stripped.height, stripped.width)
     with _decoded(stripped.data, "JPEG") as image:
         if stripped.orientation == 1:
             return Picture(stripped.data, "jpg", stripped.height, stripped.width, channels=_channels(image))
@@ -207,5 +205,3 @@ def _pixels(image: "Image.Image") -> np.ndarray:
     mode = {1: "L", 3: "RGB", 4: "RGBA"}[_channels(image)]
     pixels = np.asarray(image.convert(mode))
     return pixels[:, :, np.newaxis] if pixels.ndim == 2 else pixels
-
-

@@ -20,7 +20,7 @@ from medloom.schemas.example import Evidence, Example, Part, Region, Turn
 from medloom.schemas.manifest import parse
 from medloom.schemas.release import Release
 from medloom.schemas.shard import ShardName, shard_name
-from medloom.schemas.tables import EXAMPLE
+from medloom.schemas.tables import EXAMPLE, measured_values
 
 CONTENT = {"jpg": "jpg", "png": "png", "volume": "ct.b2nd", "volume-seg": "ct.b2nd"}  # field that is drawn, by layout
 _PARTS, _INDEXES = 256, 1024  # tables of examples and indexes of shards kept in memory
@@ -239,7 +239,7 @@ def parse_example(row: Mapping[str, Any]) -> Example:
         regions=tuple(_region(region) for region in row["regions"] or ()),
         labels=tuple(row["labels"] or ()),
         evidence=tuple(Evidence(**evidence) for evidence in row["evidence"] or ()),
-        measured=dict(row["measured"] or ()),
+        measured=measured_values(row["measured"]),
     )
 
 

@@ -1,6 +1,6 @@
 """The step `examples`: each task makes rows from the tables and the kept media of one shard; no tar is touched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,14 +9,17 @@ import pyarrow as pa
 
 from medloom.connectors.local_llm import ModelAddress, start
 from medloom.pipelines import engine
+from medloom.pipelines.carried import Carried, carry
 from medloom.pipelines.recipe import LoadedRecipe
+from medloom.pipelines.sources.work import raised
 from medloom.pipelines.unit import MediumView, Task, UnitView
+from medloom.schemas.ask import Ask
 from medloom.schemas.build import Build
-from medloom.schemas.errors import ConfigError, FormatError, Refusal
+from medloom.schemas.errors import BugError, ConfigError, FormatError, MedloomError, Refusal
 from medloom.schemas.example import Example
 from medloom.schemas.shard import ShardName
 from medloom.schemas.store import Store
-from medloom.schemas.tables import EXAMPLE, TABLES
+from medloom.schemas.tables import EXAMPLE, TABLES, measured_cell
 
 RESPONSES = "private/responses"
 PICTURE_FIELDS = {"jpg": "jpg", "png": "png", "volume": "ct.b2nd", "volume-seg": "ct.b2nd"}
@@ -24,13 +27,14 @@ PICTURE_FIELDS = {"jpg": "jpg", "png": "png", "volume": "ct.b2nd", "volume-seg":
 
 @dataclass(frozen=True)
 class ExampleWork:
-    """One task over one shard."""
+    """One task over one shard; `how` is the task itself."""
 
     out: str
     shard: ShardName
     shard_digest: str
     units: tuple[dict[str, Any], ...]
-    task: Task
+    task: str
+    how: Carried
     fingerprint: str
     model: ModelAddress | None
 
@@ -73,12 +77,17 @@ def make_examples(
     with start(recipe.llm, responses=_responses(store)) if asking else nullcontext() as model:
         prints = {t.task: recipe.task_fingerprint(t, model.digest if model else "") for t in recipe.tasks}
         work = [
-            ExampleWork(store.url, shard, ledger["digest"], tuple(build.shards[shard]), task, prints[task.task], model)
+            ExampleWork(
+                store.url, shard, ledger["digest"], tuple(build.shards[shard]), task.task, carry(task),
+                prints[task.task], model if task.asks else None,
+            )
             for task in recipe.tasks
             for shard, ledger in ledgers.items()
             if ledger and not _made(store, task.task, prints[task.task], shard, ledger["digest"])
-        ]
+        ]  # fmt: skip
         started(len(work))
+        for name, print_ in prints.items():
+            store.sweep(f"examples/{name}/{print_[:12]}")
         engine.run(build_examples, work, ray_address=ray_address, told=told)
     return prints
 
@@ -98,30 +107,44 @@ def _made(store: Store, task: str, fingerprint: str, shard: ShardName, digest: s
 
 
 def build_examples(work: ExampleWork) -> ExamplesDone:
-    """Make and write the rows of one task in one shard; a task of its own for Ray."""
-    store = Store(work.out)
-    ask = work.model.open() if work.model and work.task.asks else None
+    """Make and write the rows of one task in one shard; a task of its own for Ray.
+
+    Raises:
+        BugError: the task failed in a way that is no refusal; it names the task, the shard and the unit.
+    """
+    store, task = Store(work.out), work.how.open()
+    ask = work.model.open() if work.model else None
     examples: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
     for view in unit_views(Build(work.out), work.shard, work.units):
-        for made in work.task.examples(view, work.fingerprint, ask):
+        for made in _examples_of(work, task, view, ask):
             if isinstance(made, Refusal):
                 refused.append(asdict(made))
             else:
                 examples.append(example_row(made))
     metadata = {"format_version": "1", "shard_digest": work.shard_digest, "fingerprint": work.fingerprint}
-    where = (work.task.task, work.fingerprint, work.shard)
+    where = (work.task, work.fingerprint, work.shard)
     store.write_table(
         part_path(*where, kind="refused"), pa.Table.from_pylist(refused, schema=TABLES["quarantine"]), metadata
     )
     store.write_table(part_path(*where), pa.Table.from_pylist(examples, schema=EXAMPLE), metadata)
-    return ExamplesDone(work.task.task, work.shard, len(examples), len(refused))
+    return ExamplesDone(work.task, work.shard, len(examples), len(refused))
+
+
+def _examples_of(work: ExampleWork, task: Task, view: UnitView, ask: Ask | None) -> Iterator[Example | Refusal]:
+    try:
+        yield from task.examples(view, work.fingerprint, ask)
+    except MedloomError:
+        raise
+    except Exception as fault:
+        where = f"task {work.task}, shard {work.shard}, unit {view.unit}"
+        raise BugError(f"{where}: {raised(fault)}") from fault
 
 
 def example_row(example: Example) -> dict[str, Any]:
     """Return an example as a row of `EXAMPLE`."""
     row = asdict(example)
-    return {**row, "measured": sorted(example.measured.items()), "media": list(example.media)}
+    return {**row, "measured": measured_cell(example.measured), "media": list(example.media)}
 
 
 def unit_views(build: Build, shard: ShardName, units: tuple[dict[str, Any], ...]) -> list[UnitView]:
@@ -129,7 +152,10 @@ def unit_views(build: Build, shard: ShardName, units: tuple[dict[str, Any], ...]
     names = [u["unit"] for u in units]
     rows = {t: _grouped(build, t, names) for t in ("article", "paragraph", "figure", "mention", "series")}
     media = _media_views(build, shard, rows)
-    return [_view(unit, rows, media.get(unit["unit"], {})) for unit in units]
+    there = (
+        rows["article"].keys() | rows["series"].keys()
+    )  # a unit whose object became unreadable has none
+    return [_view(unit, rows, media.get(unit["unit"], {})) for unit in units if unit["unit"] in there]
 
 
 def _view(

@@ -1,14 +1,22 @@
-"""Publish: what the terms allow, copied; tars that the overlay or the terms touch, rewritten without it."""
+"""Publish: what the terms allow, copied as a build of its own; tars that the overlay or the terms touch, rewritten.
 
+Nothing that stays back is named in what goes out: no key, unit, refusal, overlay, private file or full text.
+"""
+
+import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from medloom.pipelines.release.job import write_release
-from medloom.quality.card import write_published_card
+from medloom.pipelines.state import counts
+from medloom.quality.card import card_text
+from medloom.quality.croissant import croissant
 from medloom.schemas import manifest as manifests
 from medloom.schemas.build import Build
 from medloom.schemas.errors import ConfigError, GateError
@@ -16,27 +24,36 @@ from medloom.schemas.keys import canonical_json, digest_of
 from medloom.schemas.medium import LAYOUTS, Member, Sample
 from medloom.schemas.origin import TERMS
 from medloom.schemas.plan import read_plan
-from medloom.schemas.release import SEVERITY, Release, States
+from medloom.schemas.release import Release, States
 from medloom.schemas.shard import ShardName, ShardWriter
 from medloom.schemas.store import Store
-from medloom.schemas.tables import EXAMPLE, RELEASE_ROW, STATE
+from medloom.schemas.tables import EXAMPLE, RELEASE_ROW, STATE, measured_values
 
 COPY_BYTES = 16 << 20
+TABLES_OUT = ("article", "group")  # whom to name, and who belongs together; no full text
 
 
 @dataclass(frozen=True)
 class Published:
-    """What went out: tars copied and rewritten, media and examples that stand there, and what was kept back."""
+    """What went out: tars copied and rewritten, media and examples that stand there, and what stayed back, by reason.
+
+    Media of the build are `media` and those of `media_kept_back`; rows of the release likewise.
+    """
 
     copied: int
     rewritten: int
     media: int
     examples: int
-    kept_back: dict[str, int]
+    media_kept_back: dict[str, int]
+    examples_kept_back: dict[str, int]
 
 
 def publish(release: Release, to: str) -> Published:
     """Copy one release to an empty folder as a build of its own: only live media and examples whose terms permit it.
+
+    A medium goes out when it is live, its terms permit it (as it is, where they forbid changes), and a live example
+    refers to it, or none at all does. To take down a caption, which stands beside its image in the tar, name the
+    medium.
 
     Raises:
         ConfigError: the folder is not empty, or the release has several builds.
@@ -44,60 +61,104 @@ def publish(release: Release, to: str) -> Published:
     """
     store = Store(to)
     if store.names("") or store.folders(""):
-        raise ConfigError(f"cannot publish to {to}: it is not empty; give a new folder")
+        raise ConfigError(f"cannot publish to {to}: it is not empty; give a new folder, or delete what is in it")
     builds = release.builds()
     if len(builds) != 1:
         raise ConfigError(
             f"release {release.number} is made of {len(builds)} builds; publish one build's release at a time"
         )
     build, states = builds[0], release.states()
-    back: dict[str, int] = {}
-    copied = rewritten = 0
-    kept: set[str] = set()
+    live = pc.equal(states.of_rows(release.rows), "live")
+    media_back, examples_back = Counter[str](), Counter[str]()
+    allowed = {shard: _allowed(build, shard, release.rows, live, states, media_back) for shard, _ in build.ledgers()}
+    kept = {key for keys in allowed.values() for key in keys}
+    rows = _rows_out(release.rows, states, kept, examples_back)
+    if not kept and not rows.num_rows:
+        why = ", ".join(f"{n} {reason}" for reason, n in (media_back + examples_back).items()) or "it is empty"
+        raise GateError(f"nothing of release {release.number} at {release.url} may be published: {why}")
+    rows, speaking = _examples(build, store, rows)
+    copied, rewritten, units = 0, 0, set[str]()
     for shard, ledger in build.ledgers():
-        allowed = _allowed(build, shard, states, back)
-        tars, whole = _tars(build, store, shard, ledger, allowed)
+        tars, whole = _tars(build, store, shard, ledger, allowed[shard])
         copied, rewritten = copied + len(whole), rewritten + len(set(tars) - whole)
-        kept |= allowed
-        _write_ledger(store, shard, ledger, tars, allowed)
-    rows = _examples(release, build, store, states, kept, back)
-    if not kept and not rows:
-        raise GateError(f"nothing of release {release.number} may be published: {back}")
-    _write_plan(store, build)
-    counts = {"media": len(kept), "examples": len(rows), "release": release.number, "release_digest": release.digest}
-    manifest = manifests.commit(store, recipe=build.manifest()["recipe"], counts=counts, known={})
-    write_release(
-        Store(f"{store.url}/releases"),
-        pa.Table.from_pylist(rows, schema=RELEASE_ROW),
-        STATE.empty_table(),
-        {
-            "builds": [{"uri": "..", "number": manifest["number"], "manifest": manifests.digest_of_manifest(manifest)}],
-            "policy": release.facts["policy"],
-        },
-    )
-    write_published_card(store.url)
-    return Published(copied, rewritten, len(kept), len(rows), dict(sorted(back.items())))
+        units |= _write_ledger(store, shard, ledger, tars, allowed[shard], speaking)
+    _write_tables(store, build, units)
+    _commit(store, build, release, rows)
+    return Published(copied, rewritten, len(kept), rows.num_rows, dict(media_back), dict(examples_back))
 
 
-def _allowed(build: Build, shard: ShardName, states: States, back: dict[str, int]) -> set[str]:
+def _allowed(
+    build: Build, shard: ShardName, rows: pa.Table, live: pa.Array, states: States, back: Counter[str]
+) -> set[str]:
     """Return the keys of a shard that may go out, and count the others by reason."""
+    index = build.index(shard)
+    media = index.filter(pc.equal(index["field"], "json"))
+    named = pc.is_in(media["key"], value_set=pc.list_flatten(rows["media"]))
+    spoken = pc.is_in(media["key"], value_set=pc.list_flatten(rows.filter(live)["media"]))
+    of_media = states.of_rows(_as_rows(media)).to_pylist()
     allowed = set()
-    for row in build.index(shard, ["key", "field", "group", "terms_id"]).to_pylist():
-        if row["field"] != "json":
-            continue
-        state = _worst(states, ("medium", row["key"]), ("group", row["group"]))
+    columns = zip(media.to_pylist(), of_media, named.to_pylist(), spoken.to_pylist(), strict=True)
+    for row, state, is_named, is_spoken in columns:
+        terms = TERMS.get(row["terms_id"], TERMS["unknown"])
         if state != "live":
-            back[state] = back.get(state, 0) + 1
-        elif not TERMS[row["terms_id"]].redistribution:
-            reason = f"terms.{row['terms_id']}"
-            back[reason] = back.get(reason, 0) + 1
+            back[state] += 1
+        elif not terms.redistribution:
+            back[f"terms.{row['terms_id']}"] += 1
+        elif not terms.derivatives and _is_changed(build, shard, row):
+            back[f"terms.{row['terms_id']}.changed"] += 1
+        elif is_named and not is_spoken:
+            back["no_live_example"] += 1
         else:
             allowed.add(row["key"])
     return allowed
 
 
-def _worst(states: States, *subjects: tuple[str, str]) -> str:
-    return max((states.worst.get(s, "live") for s in subjects), key=SEVERITY.__getitem__)
+def _as_rows(media: pa.Table) -> pa.Table:
+    """Return media as release rows of one medium each, so that states of groups and queries find them too."""
+    own = {name: media[name] for name in ("source", "group", "split", "licence", "terms_id")}
+    lists = {"media": "key", "layouts": "layout", "modalities": "modality"}
+    own |= {name: pa.array([[value] for value in media[of].to_pylist()]) for name, of in lists.items()}
+    columns = [own[f.name].cast(f.type) if f.name in own else pa.nulls(media.num_rows, f.type) for f in RELEASE_ROW]
+    return pa.table(columns, schema=RELEASE_ROW)
+
+
+def _is_changed(build: Build, shard: ShardName, row: dict[str, Any]) -> bool:
+    """Whether a medium is no longer what its source gave: resampled, or encoded anew with loss."""
+    facts = json.loads(build.member(row, shard))
+    return bool(facts["transforms"] or facts.get("reencoded"))
+
+
+def _rows_out(rows: pa.Table, states: States, kept: set[str], back: Counter[str]) -> pa.Table:
+    """Return the rows of the release that may go out: live, permitted, with all their media; count the others."""
+    reason = np.full(rows.num_rows, "", object)
+    missing = pc.invert(pc.is_in(pc.list_flatten(rows["media"]), value_set=pa.array(sorted(kept), pa.string())))
+    parents = pc.list_parent_indices(rows["media"])
+    reason[np.unique(np.asarray(parents)[np.asarray(missing)])] = "media_kept_back"
+    for terms_id in pc.unique(rows["terms_id"]).to_pylist():
+        terms = TERMS.get(terms_id, TERMS["unknown"])
+        of_terms = np.asarray(pc.equal(rows["terms_id"], terms_id))
+        if not terms.redistribution:
+            reason[of_terms] = f"terms.{terms_id}"
+        elif not terms.derivatives:
+            reason[of_terms & np.asarray(pc.not_equal(rows["tier"], "source"))] = f"terms.{terms_id}.changed"
+    state = np.asarray(states.of_rows(rows).to_pylist(), object)
+    reason[state != "live"] = state[state != "live"]
+    back.update(sorted(reason[reason != ""]))
+    return rows.filter(pa.array(reason == "", pa.bool_()))
+
+
+def _examples(build: Build, store: Store, rows: pa.Table) -> tuple[pa.Table, set[str]]:
+    """Write the examples of `rows`; return the rows with their new places, and the units that they are of."""
+    out: list[pa.Table] = []
+    units: set[str] = set()
+    for part in sorted(pc.unique(rows["part"]).to_pylist()):
+        mine = rows.filter(pc.equal(rows["part"], part)).sort_by("row")
+        table = build.store.read_table(part).select(EXAMPLE.names).take(mine["row"])
+        store.write_table(part, table, build.store.table_metadata(part))
+        units |= set(table["unit"].to_pylist())
+        places = pa.array(range(mine.num_rows), pa.int32())
+        out.append(mine.set_column(RELEASE_ROW.get_field_index("row"), RELEASE_ROW.field("row"), places))
+    return (pa.concat_tables(out) if out else rows).sort_by("example_id"), units
 
 
 def _tars(
@@ -134,7 +195,7 @@ def _samples(build: Build, shard: ShardName, rows: list[dict[str, Any]]) -> Iter
             key=key,
             layout=first["layout"],
             members={f: _member(build, shard, fields[f]) for f in LAYOUTS[first["layout"]]},
-            columns={**{n: first[n] for n in columns}, "measured": dict(first["measured"])},
+            columns={**{n: first[n] for n in columns}, "measured": measured_values(first["measured"])},
         )
 
 
@@ -144,50 +205,49 @@ def _member(build: Build, shard: ShardName, row: dict[str, Any]) -> Member:
 
 
 def _write_ledger(
-    store: Store, shard: ShardName, ledger: dict[str, Any], tars: dict[str, Any], allowed: set[str]
-) -> None:
-    """Write the ledger of what went out: nothing of what was refused or kept back is named."""
+    store: Store, shard: ShardName, ledger: dict[str, Any], tars: dict[str, Any], allowed: set[str], speaking: set[str]
+) -> set[str]:
+    """Write the ledger of what went out, if anything did; return its units: with media, or `speaking` in an example."""
     units = [{**u, "kept": [k for k in u["kept"] if k in allowed]} for u in ledger["units"]]
-    units = [u for u in units if u["kept"]]
+    units = [u for u in units if u["kept"] or u["unit"] in speaking]
     out = sum(len(u["kept"]) for u in units)
     published = {
         **ledger, "units": units, "refused": [], "tars": tars,
         "counts": {"in": out, "made": 0, "out": out, "refused": 0},
         "digest": digest_of([ledger["digest"], *sorted(allowed)]),
     }  # fmt: skip
-    store.write(shard.ledger, (canonical_json(published) + "\n").encode())
+    if units:
+        store.write(shard.ledger, (canonical_json(published) + "\n").encode())
+    return {u["unit"] for u in units}
 
 
-def _examples(
-    release: Release, build: Build, store: Store, states: States, kept: set[str], back: dict[str, int]
-) -> list[dict[str, Any]]:
-    """Write the live examples whose own terms and media may go out; return their release rows, renumbered."""
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for row in release.rows.to_pylist():
-        state = states.of_row(row)
-        if state != "live":
-            reason = f"example.{state}"
-        elif not TERMS[row["terms_id"]].redistribution:
-            reason = f"example.terms.{row['terms_id']}"
-        elif not set(row["media"]) <= kept:
-            reason = "example.media_kept_back"
-        else:
-            parts.setdefault(row["part"], []).append(row)
-            continue
-        back[reason] = back.get(reason, 0) + 1
-    out = []
-    for part, rows in sorted(parts.items()):
-        rows.sort(key=lambda row: row["row"])
-        table = build.store.read_table(part).select(EXAMPLE.names).take(pa.array([r["row"] for r in rows]))
-        store.write_table(part, table, build.store.table_metadata(part))
-        out += [{**row, "row": i} for i, row in enumerate(rows)]
-    return sorted(out, key=lambda row: row["example_id"])
-
-
-def _write_plan(store: Store, build: Build) -> None:
-    """Write the plan of the units that went out, in the shards that they have."""
-    out = {u["unit"] for _, ledger in Build(store.url).ledgers() for u in ledger["units"]}
+def _write_tables(store: Store, build: Build, units: set[str]) -> None:
+    """Write the plan, the articles and the groups of the units that went out, each in the shard that it has."""
+    names = pa.array(sorted(units), pa.string())
     plan = read_plan(build.store)
-    store.write_table(
-        "plan/part-00000.parquet", plan.filter(pc.is_in(plan["unit"], pa.array(sorted(out), pa.string())))
+    store.write_table("plan/part-00000.parquet", plan.filter(pc.is_in(plan["unit"], value_set=names)))
+    for name in TABLES_OUT:
+        table = build.table(name, units=sorted(units))
+        if table.num_rows:
+            store.write_table(f"tables/{name}/part-00000.parquet", table)
+
+
+def _commit(store: Store, build: Build, release: Release, rows: pa.Table) -> None:
+    """Write manifest, release 1 and the cards, without which a folder that was published halfway is no build."""
+    recipe = build.manifest()["recipe"]
+    manifest = manifests.commit(store, recipe=recipe, counts=counts(store, recipe["tasks"]), known={})
+    published = write_release(
+        Store(f"{store.url}/releases"),
+        rows,
+        STATE.empty_table(),
+        {
+            "builds": [{"uri": "..", "number": manifest["number"], "manifest": manifests.digest_of_manifest(manifest)}],
+            "policy": release.facts["policy"],
+            "published_from": {"number": release.number, "digest": release.digest},
+        },
     )
+    out = Build(store.url)
+    store.write("README.md", card_text(out, published, root="").encode())
+    store.write("examples/README.md", card_text(out, published, root="", of="examples").encode())
+    text = json.dumps(croissant(out, published, root=""), indent=2, ensure_ascii=False)
+    store.write("croissant.json", (text + "\n").encode())

@@ -5,16 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 import pyarrow.compute as pc
-from rich.markup import escape
-from rich.tree import Tree
 
+from medloom.pipelines.report import has_release
 from medloom.pipelines.tables.job import LINKS
 from medloom.schemas.build import Build, conform
-from medloom.schemas.errors import SourceError
+from medloom.schemas.errors import FormatError, SourceError
 from medloom.schemas.origin import TERMS
 from medloom.schemas.release import Release
 from medloom.schemas.shard import ShardName
-from medloom.schemas.tables import LINK
+from medloom.schemas.tables import LINK, measured_values
 
 FIGURE_SHOWN = ("fig_key", "label", "caption", "scope_id", "licence_override")
 ARTICLE_SHOWN = (
@@ -34,7 +33,8 @@ def show(build: Build, name: str) -> dict[str, Any]:
         if facts:
             return facts
     raise SourceError(
-        f"{build.url} holds no example, medium, unit or refusal called {name!r}; `medloom lint` checks it"
+        f"{build.url} holds no example, medium, unit or refused object called {name!r}; ids stand in the report and in "
+        "`medloom show OUT UNIT`"
     )
 
 
@@ -46,9 +46,10 @@ def _example(build: Build, name: str) -> dict[str, Any]:
         for path in build.example_parts(kind, print_):
             rows = build.store.read_table(path, among=("example_id", [name])).to_pylist()
             if rows:
-                row = {**rows[0], "measured": dict(rows[0]["measured"])}
+                row = {**rows[0], "measured": measured_values(rows[0]["measured"])}
+                evidence = [_evidence(build, row["unit"], e) for e in row.pop("evidence")]
                 facts = {"what": "example", "example": row, "part": path, "state": _state(build, row)}
-                facts["evidence"] = [_evidence(build, row["unit"], e) for e in row["evidence"]]
+                facts["evidence"] = evidence
                 facts["media"] = [_medium(build, key) for key in row["media"]]
                 return facts | ({} if row["media"] else {"unit": _unit(build, row["unit"])})
     return {}
@@ -56,7 +57,7 @@ def _example(build: Build, name: str) -> dict[str, Any]:
 
 def _state(build: Build, row: dict[str, Any]) -> str:
     """Return the example's state in the newest release of this build, "in no release" where there is none."""
-    if not build.store.exists("releases"):
+    if not has_release(build):
         return "in no release"
     release = Release(build.url)
     rows = release.rows.filter(pc.equal(release.rows["example_id"], row["example_id"])).to_pylist()
@@ -91,9 +92,11 @@ def _stored(build: Build, shard: ShardName, name: str) -> dict[str, Any]:
         row["field"]: {n: row[n] for n in ("offset", "size", "crc32c", "shape", "dtype", "spacing_mm")}
         for row in members
     }
-    tar = shard.tar(members[0]["layout"])
+    ledger, layout = build.ledger(shard), members[0]["layout"]
+    assert ledger is not None
     found = {
-        "what": "medium", "key": name, "tar": tar, "members": shown, "facts": facts,
+        "what": "medium", "key": name, "tar": shard.tar(layout), "tar_sha256": ledger["tars"][layout]["sha256"],
+        "bytes_checked": _checked(build, shard, members), "members": shown, "facts": facts,
         "terms": asdict(TERMS[facts["terms_id"]]),
         "files": _files(build, facts["unit"], name),
     }  # fmt: skip
@@ -103,6 +106,14 @@ def _stored(build: Build, shard: ShardName, name: str) -> dict[str, Any]:
             found["figure"] = {n: figure[n] for n in FIGURE_SHOWN}
             found["mentions"] = _mentions(build, facts["unit"], figure["fig_key"])
     return found | _source_rows(build, facts["unit"])
+
+
+def _checked(build: Build, shard: ShardName, members: list[dict[str, Any]]) -> bool:
+    """Whether the bytes of all members have the checksums of the index."""
+    try:
+        return all(len(build.member(row, shard)) == row["size"] for row in members)
+    except FormatError:
+        return False
 
 
 def _mentions(build: Build, unit: str, fig_key: str) -> list[dict[str, Any]]:
@@ -143,7 +154,14 @@ def _unit(build: Build, name: str) -> dict[str, Any]:
 
 def _refused(build: Build, name: str) -> dict[str, Any]:
     rows = [r for r in build.refusals() if name in (r["unit"], r["key"])]
-    return {"what": "refusal", "refused": rows, "files": _files(build, rows[0]["unit"], "")} if rows else {}
+    if not rows:
+        return {}
+    unit = rows[0]["unit"]
+    found = {"what": "refusal", "key": name, "refused": rows, "files": _files(build, unit, name)}
+    for figure in build.table("figure", units=[unit]).to_pylist():
+        if name == figure["fig_key"] or any(m["key"] == name for m in figure["media"]):
+            found["figure"] = {n: figure[n] for n in FIGURE_SHOWN}
+    return found | _source_rows(build, unit)
 
 
 def _files(build: Build, unit: str, key: str) -> list[str]:
@@ -154,23 +172,3 @@ def _files(build: Build, unit: str, key: str) -> list[str]:
         rows = conform(store.read_table(f"{LINKS}/{part}", among=("unit", [unit])), LINK).to_pylist()
         found += [r for r in rows if not key or r["key"] in (key, "", "mask")]
     return [r["url"] for r in sorted(found, key=lambda r: (r["order"], r["url"]))]
-
-
-def tree(facts: dict[str, Any]) -> Tree:
-    """Return the facts as a tree for a terminal; nothing in them is taken for markup."""
-    root = Tree(escape(f"{facts['what']} {facts.get('key') or facts.get('unit') or ''}".strip()))
-    _grow(root, {k: v for k, v in facts.items() if k != "what"})
-    return root
-
-
-def _grow(branch: Tree, value: Any) -> None:
-    pairs = value.items() if isinstance(value, dict) else ((f"[{i}]", v) for i, v in enumerate(value))
-    for name, inner in pairs:
-        if isinstance(inner, (dict, list, tuple)) and inner and not _is_short(inner):
-            _grow(branch.add(escape(str(name))), inner)
-        elif inner not in ("", [], {}, (), None):
-            branch.add(f"{escape(str(name))}: {escape(str(inner))}")
-
-
-def _is_short(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value)

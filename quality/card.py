@@ -8,8 +8,6 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import pyarrow as pa
-
 from medloom.quality.croissant import croissant
 from medloom.quality.facts import Facts, states, tally
 from medloom.schemas.build import Build
@@ -17,7 +15,6 @@ from medloom.schemas.manifest import digest_of_manifest
 from medloom.schemas.medium import LAYOUTS
 from medloom.schemas.origin import TERMS, TERMS_VERSION
 from medloom.schemas.release import Release
-from medloom.schemas.tables import EXAMPLE
 
 Of = Literal["media", "examples"]
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -69,22 +66,14 @@ def _front_matter(facts: Facts, root: str, of: Of) -> Iterator[str]:
     yield f"size_categories: [{json.dumps(size)}]"
     yield "configs:"
     configs = _media_configs(facts, root) if of == "media" else _example_configs(facts, root)
-    for number, (name, patterns, columns) in enumerate(configs):
+    for number, (name, patterns) in enumerate(configs):
         yield f"- config_name: {json.dumps(name)}"
         if number == 0:
             yield "  default: true"
-        if columns:
-            yield f"  columns: {json.dumps(columns)}"
         yield "  data_files:"
         for split, pattern in patterns.items():
             yield f"  - split: {json.dumps(split)}"
             yield f"    path: {json.dumps(pattern)}"
-    if of == "examples":
-        yield "dataset_info:"
-        for task, _ in sorted(facts.manifest["recipe"]["tasks"].items()):
-            yield f"- config_name: {json.dumps(task)}"
-            yield "  features:"
-            yield from (f"  - {json.dumps(_feature(field))}" for field in _readable(EXAMPLE))
     yield "---"
 
 
@@ -93,16 +82,16 @@ def _hub_licence(terms_id: str) -> str:
     return "other" if spdx.startswith("LicenseRef-") else spdx.lower()
 
 
-def _media_configs(facts: Facts, root: str) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+def _media_configs(facts: Facts, root: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Give a config per layout; `[0-9]` keeps "volume" from matching the tars of "volume-seg"."""
     splits = {(shard.split, layout) for shard, ledger in facts.build.ledgers() for layout in ledger["tars"]}
     for layout in LAYOUTS:
         found = sorted(split for split, have in splits if have == layout)
         if found:
-            yield layout, {split: f"{root}media/{split}-{layout}-[0-9]*.tar" for split in found}, []
+            yield layout, {split: f"{root}media/{split}-{layout}-[0-9]*.tar" for split in found}
 
 
-def _example_configs(facts: Facts, root: str) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+def _example_configs(facts: Facts, root: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Give a config per task, of its current fingerprint and of the splits that have files."""
     for task, print_ in sorted(facts.manifest["recipe"]["tasks"].items()):
         folder = f"{task}/{print_[:12]}"
@@ -110,25 +99,7 @@ def _example_configs(facts: Facts, root: str) -> Iterator[tuple[str, dict[str, s
         splits = sorted({name.rsplit("-", 1)[0] for name in names})
         if splits:
             patterns = {split: f"{root}{folder}/part-{split}-[0-9]*.parquet" for split in splits}
-            yield task, patterns, [field.name for field in _readable(EXAMPLE)]
-
-
-def _readable(schema: pa.Schema) -> list[pa.Field]:
-    """Columns that Hugging Face `datasets` can read: it knows no maps (5.2), so measured values stay in the file."""
-    return [field for field in schema if not pa.types.is_map(field.type)]
-
-
-def _feature(field: pa.Field) -> dict[str, Any]:
-    return {"name": field.name, **_feature_type(field.type)}
-
-
-def _feature_type(kind: pa.DataType) -> dict[str, Any]:
-    if pa.types.is_list(kind):
-        inner = _feature_type(kind.value_type)
-        return {"list": inner.get("struct") or inner.get("dtype") or inner}
-    if pa.types.is_struct(kind):
-        return {"struct": [_feature(kind.field(n)) for n in range(kind.num_fields)]}
-    return {"dtype": {"double": "float64"}.get(str(kind), str(kind))}
+            yield task, patterns
 
 
 def _body(facts: Facts, release: Release | None) -> Iterator[str]:
@@ -137,8 +108,8 @@ def _body(facts: Facts, release: Release | None) -> Iterator[str]:
     yield ""
     yield (
         f"{facts.media.num_rows} images and volumes and {facts.examples.num_rows} training examples from "
-        f"{facts.units.num_rows} articles and series, built by MedLoom. Media are plain tars, one field set per layout; "
-        "examples are rows that refer to media by key. A patient, study or article never stands in two splits."
+        f"{facts.units.num_rows} articles and series, built by MedLoom. Media are plain tars, one field set per "
+        "layout; examples are rows that refer to media by key. A patient, study or article never stands in two splits."
     )
     yield from _loading(facts)
     yield from _contents(facts, release)
@@ -153,7 +124,12 @@ def _loading(facts: Facts) -> Iterator[str]:
     yield from ("", "## Load", "", "```python", "from datasets import load_dataset", "")
     yield f'media = load_dataset("FOLDER", "{layout}")            # tars, a config per layout'
     yield f'examples = load_dataset("FOLDER/examples", "{task}")  # rows, a config per task'
-    yield from ("```", "", "`FOLDER` is the folder of this card. A volume is a blosc2 frame: ")
+    yield from (
+        "```",
+        "",
+        "`FOLDER` holds the media and their card; the card of the rows lies in `FOLDER/examples`, since a",
+    )
+    yield "folder has one reader. A volume is a blosc2 frame:"
     yield "`blosc2.ndarray_from_cframe(sample['ct.b2nd'])[...]` is an array (Z, Y, X); its affine stands in `json`."
 
 
@@ -169,7 +145,10 @@ def _contents(facts: Facts, release: Release | None) -> Iterator[str]:
         yield from ("", f"Refused: {refused}. Each is a row with its reason; the report lists them.")
     if release is not None:
         by_state = states(release)
-        yield from ("", f"Release {release.number}: {by_state.get('live', 0)} of {release.rows.num_rows} rows are live, ")
+        yield from (
+            "",
+            f"Release {release.number}: {by_state.get('live', 0)} of {release.rows.num_rows} rows are live, ",
+        )
         yield f"{by_state.get('withheld', 0)} withheld, {by_state.get('withdrawn', 0)} withdrawn."
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from medloom.schemas.keys import fingerprint
 from medloom.schemas.medium import LAYOUTS, MODALITIES
 from medloom.schemas.origin import TERMS
+from medloom.schemas.tables import measured_values
 from medloom.schemas.verdict import Outcome, Scope, Verdict
 
 Row = Mapping[str, Any]
@@ -94,11 +95,6 @@ def content_field(layout: str) -> str:
 def example_digest(row: Row) -> str:
     """Return the digest by which verdicts know an example: of its turns, regions and labels."""
     return fingerprint(row["turns"], row["regions"], row["labels"])
-
-
-def measured_of(row: Row) -> dict[str, float]:
-    """Return measured values by name; Arrow gives a map column as a list of pairs."""
-    return dict(row["measured"] or ())
 
 
 def _is_volume(row: Row) -> bool:
@@ -186,7 +182,7 @@ class NotConstant(Check):
 
     def judge(self, row: Row) -> Judgement:
         """Fail "values.constant"; unsure where "std" was not measured."""
-        return _between(measured_of(row).get("std"), math.nextafter(0, 1), math.inf, "values.constant")
+        return _between(measured_values(row["measured"]).get("std"), math.nextafter(0, 1), math.inf, "values.constant")
 
 
 @dataclass(frozen=True)
@@ -208,7 +204,7 @@ class CtRangePlausible(Check):
 
     def judge(self, row: Row) -> Judgement:
         """Fail "ct.no_air" or "ct.range"; unsure where "min" and "max" were not measured."""
-        measured = measured_of(row)
+        measured = measured_values(row["measured"])
         lowest = _between(measured.get("min"), self.lowest_hu, math.inf, "ct.range")
         highest = _between(measured.get("max"), -math.inf, self.highest_hu, "ct.range")
         for judgement in (lowest, highest):
@@ -226,11 +222,11 @@ class AffineKnown(Check):
 
     def applies(self, row: Row) -> bool:
         """Volumes whose source measured "affine_known" (1 or 0)."""
-        return _is_volume(row) and "affine_known" in measured_of(row)
+        return _is_volume(row) and "affine_known" in measured_values(row["measured"])
 
     def judge(self, row: Row) -> Judgement:
         """Fail "affine.assumed"."""
-        return _between(measured_of(row)["affine_known"], 1, 1, "affine.assumed")
+        return _between(measured_values(row["measured"])["affine_known"], 1, 1, "affine.assumed")
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ LICENCES = {
        for kind in ("BY", "BY-SA", "BY-ND", "BY-NC", "BY-NC-SA", "BY-NC-ND")},
 }  # fmt: skip
 TERMS_OF_CROISSANT = (
-    "citeAs column extract field fileObject fileProperty fileSet format includes isLiveDataset jsonPath key md5 "
-    "parentField path recordSet references regex repeated replace separator source subField transform"
-).split()
+    *("citeAs", "column", "extract", "field", "fileObject", "fileProperty", "fileSet", "format", "includes"),
+    *("isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex"),
+    *("repeated", "replace", "separator", "source", "subField", "transform"),
+)
 
 
 def croissant(build: Build, release: Release | None, *, root: str) -> dict[str, Any]:

@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medloom.schemas.build import Build
+from medloom.schemas.keys import KEY_PATTERN
 from medloom.schemas.medium import LAYOUTS
 from medloom.schemas.shard import BLOCK
 
 
 def mentions(build: Build) -> pa.Table:
-    """Mentions with `outside_text`, `wrong_text` and `unknown_figures`, each 0 when all is well."""
+    """Mentions with `outside_text`, `wrong_text`, `without_words` and `unknown_figures`, each 0 when all is well."""
     rows = build.table("mention", ["article_key", "par_id", "start", "end", "text", "fig_keys"])
     paragraphs = build.table("paragraph", ["article_key", "par_id", "text"]).rename_columns(
         ["article_key", "par_id", "whole"]
@@ -36,10 +37,21 @@ def mentions(build: Build) -> pa.Table:
         {
             **{c: spans[c] for c in ("article_key", "par_id", "start", "end")},
             "outside_text": _number(outside),
+            "without_words": _number(pc.fill_null(pc.equal(spans["start"], spans["end"]), False)),
             "wrong_text": _number(pa.array(wrong, pa.bool_())),
             "unknown_figures": unknown,
         }
     )
+
+
+def figures(build: Build) -> pa.Table:
+    """Figures with `odd_media`: how many of its media have a key that is no key; none at all is for the ledger."""
+    rows = build.table("figure", ["article_key", "fig_key", "caption", "media"])
+    media = rows["media"].combine_chunks()
+    keys = pc.fill_null(pc.struct_field(pc.list_flatten(media), "key"), "")
+    odd = pc.and_(pc.not_equal(keys, ""), pc.invert(pc.match_substring_regex(keys, f"^{KEY_PATTERN.pattern}$")))
+    owners = pc.list_parent_indices(media).filter(odd)
+    return rows.drop_columns(["media"]).append_column("odd_media", _count_owners(owners, rows.num_rows))
 
 
 def groups(build: Build) -> pa.Table:

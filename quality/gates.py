@@ -165,7 +165,7 @@ def default_suites() -> tuple[Suite, ...]:
     _great_expectations()
     return (
         Suite("article", _columns("article", "article_key", "licence_code", "terms_id", "source_digest"), _article()),
-        Suite("figure", _columns("figure", "article_key", "fig_key", "caption"), _figure()),
+        Suite("figure", gate_rows.figures, _figure()),
         Suite("mention", gate_rows.mentions, _mention()),
         Suite("series", _columns("series", "unit", "terms_id", "key_id"), _series()),
         Suite("group", gate_rows.groups, _group()),
@@ -192,8 +192,9 @@ def _article() -> tuple["Expectation", ...]:
 
 def _figure() -> tuple["Expectation", ...]:
     return (
-        *_unique_key("fig_key"),
-        *_present("article_key"),
+        *_present("article_key", "fig_key"),
+        _expect("ColumnValuesToBeUnique", "no two rows have the same fig_key", column="fig_key"),
+        _zero("odd_media", "the keys of its media have the form of a key"),
         _expect("ColumnValueLengthsToBeBetween", "it has a caption", column="caption", min_value=1, severity="warning"),
     )
 
@@ -201,7 +202,8 @@ def _figure() -> tuple["Expectation", ...]:
 def _mention() -> tuple["Expectation", ...]:
     return (
         *_present("article_key", "par_id", "start", "end"),
-        _less("start", "end"),
+        _ordered("start", "end", "start is not after end"),
+        _zero("without_words", "it has words; an empty xref has none", severity="warning"),
         _expect("ColumnValuesToBeBetween", "offsets count from 0", column="start", min_value=0),
         _zero("outside_text", "it ends inside its paragraph's text"),
         _zero("wrong_text", "its words are those at its offsets"),
@@ -311,9 +313,9 @@ def _in(column: str, values: Iterable[str], says: str) -> "Expectation":
     return _expect("ColumnValuesToBeInSet", says, column=column, value_set=sorted(values))
 
 
-def _zero(column: str, says: str) -> "Expectation":
-    return _expect("ColumnValuesToBeBetween", says, column=column, min_value=0, max_value=0)
+def _zero(column: str, says: str, *, severity: str = "critical") -> "Expectation":
+    return _expect("ColumnValuesToBeBetween", says, severity=severity, column=column, min_value=0, max_value=0)
 
 
-def _less(low: str, high: str) -> "Expectation":
-    return _expect("ColumnPairValuesAToBeGreaterThanB", f"{low} is before {high}", column_A=high, column_B=low)
+def _ordered(low: str, high: str, says: str) -> "Expectation":
+    return _expect("ColumnPairValuesAToBeGreaterThanB", says, column_A=high, column_B=low, or_equal=True)

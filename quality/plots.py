@@ -12,7 +12,9 @@ CHARACTER_PX = 6.6  # width of a character of the page's 12 px font, a little mo
 ROW_PX, COLUMN_PX = 26, 54
 
 
-def heatmap(rows: Sequence[str], columns: Sequence[tuple[str, str]], counts: Mapping[tuple[str, str, str], int]) -> Markup:
+def heatmap(
+    rows: Sequence[str], columns: Sequence[tuple[str, str]], counts: Mapping[tuple[str, str, str], int]
+) -> Markup:
     """Return a table of counts as shaded cells, the shade by the logarithm of the count.
 
     Args:
@@ -23,7 +25,9 @@ def heatmap(rows: Sequence[str], columns: Sequence[tuple[str, str]], counts: Map
     left = _label_px(rows)
     width, height = left + COLUMN_PX * len(columns) + 2, 46 + ROW_PX * len(rows)
     most = math.log1p(max(counts.values(), default=1))
-    drawn = [_text(left + COLUMN_PX * (at + length / 2), 14, head, "head", "middle") for head, at, length in _runs(columns)]
+    drawn = [
+        _text(left + COLUMN_PX * (at + length / 2), 14, head, "head", "middle") for head, at, length in _runs(columns)
+    ]
     drawn += [_text(left + COLUMN_PX * (i + 0.5), 34, sub, "axis", "middle") for i, (_, sub) in enumerate(columns)]
     for r, row in enumerate(rows):
         y = 42 + ROW_PX * r
@@ -56,9 +60,9 @@ def bars(rows: Mapping[str, Mapping[str, int]], series: Sequence[str], *, unit: 
                 span = max(1.5, length * count / most)
                 title = f"{name}, {one}: {count:,} {unit}"
                 drawn.append(
-                    Markup('<rect x="{:.1f}" y="{}" width="{:.1f}" height="18" class="s{}"><title>{}</title></rect>').format(
-                        x, y, span, s % 6, title
-                    )
+                    Markup(
+                        '<rect x="{:.1f}" y="{}" width="{:.1f}" height="18" class="s{}"><title>{}</title></rect>'
+                    ).format(x, y, span, s % 6, title)
                 )
                 x += span
         drawn.append(_text(x + 8, y + 14, f"{sum(parts.values()):,}", "ink", "start"))
@@ -78,13 +82,12 @@ def line(values: Sequence[float], *, x_label: str, y_label: str) -> Markup:
             pieces[-1].append(f"{left + i * step:.1f},{top + height * (high - value) / spread:.1f}")
         elif pieces[-1]:
             pieces.append([])
-    drawn = [
-        Markup('<line x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}" class="rule"/>').format(left, left + width, y) + label
-        for y, label in (
-            (top + height * (1 - share), _text(left - 8, top + height * (1 - share) + 4, f"{low + spread * share:.3g}", "axis", "end"))
-            for share in (0, 0.25, 0.5, 0.75, 1)
-        )
-    ]  # fmt: skip
+    drawn: list[Markup] = []
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        y = top + height * (1 - share)
+        rule = Markup('<line x1="{0}" x2="{1}" y1="{2:.1f}" y2="{2:.1f}" class="rule"/>')
+        drawn.append(rule.format(left, left + width, y))
+        drawn.append(_text(left - 8, y + 4, f"{low + spread * share:.3g}", "axis", "end"))
     drawn += [Markup('<polyline points="{}" class="line"/>').format(" ".join(piece)) for piece in pieces if piece]
     drawn.append(_text(left, top + height + 20, "1", "axis", "middle"))
     drawn.append(_text(left + width, top + height + 20, f"{len(values):,}", "axis", "middle"))

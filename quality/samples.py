@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from medloom.quality.checks import content_field
 from medloom.quality.facts import Facts
 from medloom.schemas.errors import FormatError
-from medloom.schemas.shard import ShardName
 
 THUMB_HEIGHT_PX, THUMB_WIDTH_PX = 160, 480  # a volume's thumb.jpg holds three planes side by side
 THUMB_QUALITY = 80
@@ -63,9 +62,18 @@ class MediumCard:
 class PartCard:
     """A piece of a turn: text, or a medium and the box of it that is meant."""
 
-    text: Shown
-    media: str = ""
-    box: tuple[int, ...] = ()
+    text: str
+    media: str
+    box: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TurnCard:
+    """What one side says, as much of it as fits, and how many characters were left out."""
+
+    role: str
+    parts: tuple[PartCard, ...]
+    left_out: int
 
 
 @dataclass(frozen=True)
@@ -88,12 +96,12 @@ class ExampleCard:
     split: str
     generator: str
     terms_id: str
-    turns: tuple[tuple[str, tuple[PartCard, ...]], ...]
+    turns: tuple[TurnCard, ...]
     media: tuple[MediumCard, ...]
     more_media: int
     boxes: dict[str, list[str]]
     evidence: tuple[EvidenceCard, ...]
-    labels: tuple[str, ...] = field(default=())
+    labels: tuple[str, ...]
 
 
 def spread(table: pa.Table, columns: Sequence[str], limit: int) -> list[int]:
@@ -135,7 +143,8 @@ def _medium_card(facts: Facts, row: dict[str, Any], members: dict[str, dict[str,
     said, image, problem = {}, "", ""
     try:
         said = json.loads(facts.build.member(members["json"], shard))
-        image = _thumbnail(facts, shard, members["thumb.jpg" if "thumb.jpg" in members else content_field(layout)])
+        shown = members["thumb.jpg" if "thumb.jpg" in members else content_field(layout)]
+        image = thumbnail(facts.build.member(shown, shard))
     except (FormatError, OSError, ValueError) as fault:
         problem = f"cannot be shown: {type(fault).__name__}; `medloom lint` says more"
     shape = list(content["shape"] or ())
@@ -154,8 +163,8 @@ def _medium_card(facts: Facts, row: dict[str, Any], members: dict[str, dict[str,
     )
 
 
-def _thumbnail(facts: Facts, shard: ShardName, member: dict[str, Any]) -> str:
-    """Return a JPEG data URI of at most `THUMB_WIDTH_PX` × `THUMB_HEIGHT_PX`.
+def thumbnail(data: bytes) -> str:
+    """Return an encoded image as a JPEG data URI of at most `THUMB_WIDTH_PX` × `THUMB_HEIGHT_PX`.
 
     Raises:
         ValueError, OSError: Pillow does not read it, or it has more pixels than Pillow opens.
@@ -163,9 +172,10 @@ def _thumbnail(facts: Facts, shard: ShardName, member: dict[str, Any]) -> str:
     from PIL import Image
 
     try:
-        image = Image.open(io.BytesIO(facts.build.member(member, shard)))
-        image.draft("RGB", (THUMB_WIDTH_PX, THUMB_HEIGHT_PX))
-        if image.mode.startswith("I"):  # 16-bit grey: Pillow clips it to 255 where it should scale
+        opened = Image.open(io.BytesIO(data))
+        opened.draft("RGB", (THUMB_WIDTH_PX, THUMB_HEIGHT_PX))
+        image: Image.Image = opened
+        if image.mode.startswith("I"):  # 16-bit grey: convert("L") alone clips at 255
             image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
         image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
         image.thumbnail((THUMB_WIDTH_PX, THUMB_HEIGHT_PX), Image.Resampling.LANCZOS)
@@ -210,9 +220,7 @@ def _texts(facts: Facts, rows: list[dict[str, Any]]) -> dict[tuple[str, str], st
     return texts | {(p["article_key"], f"paragraph:{p['par_id']}"): p["text"] for p in paragraphs}
 
 
-def _example_card(
-    row: dict[str, Any], cards: dict[str, MediumCard], texts: dict[tuple[str, str], str]
-) -> ExampleCard:
+def _example_card(row: dict[str, Any], cards: dict[str, MediumCard], texts: dict[tuple[str, str], str]) -> ExampleCard:
     media = row["media"] or []
     boxes: dict[str, list[str]] = {}
     places = [part for turn in row["turns"] for part in turn["parts"]] + (row["regions"] or [])
@@ -222,7 +230,7 @@ def _example_card(
             boxes.setdefault(card.key, []).append(_overlay(place["box"], card))
     return ExampleCard(
         **{name: row[name] for name in ("example_id", "task", "split", "generator", "terms_id")},
-        turns=tuple((turn["role"], tuple(_part_card(p) for p in turn["parts"])) for turn in row["turns"]),
+        turns=tuple(_turn_card(turn) for turn in row["turns"]),
         media=tuple(cards[key] for key in media[:MEDIA_OF_EXAMPLE] if key in cards),
         more_media=max(0, len(media) - MEDIA_OF_EXAMPLE),
         boxes=boxes,
@@ -231,8 +239,14 @@ def _example_card(
     )
 
 
-def _part_card(part: dict[str, Any]) -> PartCard:
-    return PartCard(cut(part["text"] or "", TURN_CHARACTERS), part["media"] or "", tuple(part["box"] or ()))
+def _turn_card(turn: dict[str, Any]) -> TurnCard:
+    parts, room, left_out = [], TURN_CHARACTERS, 0
+    for part in turn["parts"]:
+        shown = cut(part["text"] or "", room)
+        room, left_out = room - len(shown.text), left_out + shown.left_out
+        if shown.text or (part["media"] and not left_out):
+            parts.append(PartCard(shown.text, part["media"] or "", tuple(part["box"] or ())))
+    return TurnCard(turn["role"], tuple(parts), left_out)
 
 
 def _overlay(box: list[int], card: MediumCard) -> str:
@@ -261,5 +275,6 @@ def cut(text: str, limit: int) -> Shown:
     """Return `text` cut at a space near `limit` characters, with the number of those left out."""
     if len(text) <= limit:
         return Shown(text)
-    kept = text[:limit].rsplit(" ", 1)[0]
+    kept = text[: max(0, limit)]
+    kept = kept.rsplit(" ", 1)[0] if " " in kept else kept
     return Shown(kept, len(text) - len(kept))

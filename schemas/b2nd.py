@@ -71,9 +71,7 @@ def _encode(array: np.ndarray, chunk: Sequence[int], block: Sequence[int], *, le
         filters_meta=[0] * len(filters),
         nthreads=1,
     )
-    frame = blosc2.asarray(
-        np.ascontiguousarray(array), chunks=chunk, blocks=block, cparams=settings, dparams=blosc2.DParams(nthreads=1)
-    )
+    frame = blosc2.asarray(array, chunks=chunk, blocks=block, cparams=settings, dparams=blosc2.DParams(nthreads=1))
     data = frame.to_cframe()
     return Member(
         data=data,

@@ -15,7 +15,7 @@ from medloom.schemas.errors import FormatError, Refused
 from medloom.schemas.keys import is_key
 from medloom.schemas.medium import LAYOUTS, Member, Sample
 from medloom.schemas.store import Store
-from medloom.schemas.tables import FORMAT_VERSION, INDEX
+from medloom.schemas.tables import FORMAT_VERSION, INDEX, measured_cell
 
 BLOCK = 512
 
@@ -169,7 +169,7 @@ def _index_row(sample: Sample, field: str, spooled: _Spooled, offset: int) -> di
         "chunk_shape": list(member.chunk_shape),
         "block_shape": list(member.block_shape),
         "chunk_offsets": list(member.chunk_offsets),
-        **{**sample.columns, "measured": sorted(sample.columns["measured"].items())},
+        **{**sample.columns, "measured": measured_cell(sample.columns["measured"])},
     }
 
 

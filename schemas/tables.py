@@ -1,5 +1,8 @@
 """The Arrow schema of every table; columns are only ever added."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import pyarrow as pa
 
 FORMAT_VERSION = 1
@@ -15,7 +18,7 @@ REGION = pa.struct([
     ("media", _s), ("layer", _i), ("value", _i), ("box", pa.list_(_i)), ("phrase", _s), ("name", _s), ("side", _s),
 ])  # fmt: skip
 EVIDENCE = pa.struct([("where", _s), ("start", _i), ("end", _i), ("text", _s)])
-MEASURED = pa.map_(_s, _f)
+MEASURED = pa.list_(pa.struct([("name", _s), ("value", _f)]))  # no map: Hugging Face datasets cannot read one
 
 TABLES: dict[str, pa.Schema] = {
     # Papers. `article_key` is the unit; offsets are half-open and count characters of `paragraph.text`.
@@ -99,6 +102,16 @@ LINK = pa.schema([
     ("unit", _s), ("key", _s), ("source", _s), ("url", _s), ("size", _l), ("mtime_ns", _l), ("etag", _s), ("order", _i),
     ("original_unit", _s), ("original_group", _s),
 ])  # fmt: skip
+
+
+def measured_cell(measured: Mapping[str, float]) -> list[dict[str, object]]:
+    """Return measured values as a cell of a `measured` column, by name."""
+    return [{"name": name, "value": float(value)} for name, value in sorted(measured.items())]
+
+
+def measured_values(cell: Iterable[Mapping[str, Any]] | None) -> dict[str, float]:
+    """Return the measured values of a cell, by name; a column that an older format has not is empty."""
+    return {entry["name"]: entry["value"] for entry in cell or ()}
 
 
 def empty(schema: pa.Schema) -> pa.Table:

@@ -18,7 +18,7 @@ from medloom.schemas.medium import Medium, Member, Picture, Sample, json_facts
 from medloom.schemas.origin import Origin
 from medloom.schemas.shard import ShardName, ShardWriter
 from medloom.schemas.store import Store
-from medloom.schemas.tables import EXAMPLE, FORMAT_VERSION, PLAN, RELEASE_ROW, STATE, TABLES
+from medloom.schemas.tables import EXAMPLE, FORMAT_VERSION, PLAN, RELEASE_ROW, STATE, TABLES, measured_cell
 from medloom.schemas.volume import Volume
 
 PRINTS = {task: fingerprint("synthetic", task) for task in ("caption", "interleaved", "header_vqa")}
@@ -237,7 +237,7 @@ def _example_row(example: Example) -> dict[str, Any]:
     row = {name: getattr(example, name) for name in EXAMPLE.names}
     parts = [[{"text": p.text, "media": p.media, "box": list(p.box)} for p in t.parts] for t in example.turns]
     turns = [{"role": t.role, "parts": p} for t, p in zip(example.turns, parts, strict=True)]
-    return {**row, "turns": turns, "regions": [], "evidence": [], "measured": sorted(example.measured.items())}
+    return {**row, "turns": turns, "regions": [], "evidence": [], "measured": measured_cell(example.measured)}
 
 
 def _release_row(unit: dict[str, Any], example: Example, part: str, row: int) -> dict[str, Any]:

@@ -115,5 +115,5 @@ def picture_digest(pixels_YXC: np.ndarray) -> str:
 def _digest(array: np.ndarray) -> str:
     digest = hashlib.sha256(f"{array.dtype.name}|{array.shape}\n".encode())
     for plane in array:
-        digest.update(np.ascontiguousarray(plane, dtype=array.dtype.newbyteorder("<")))
+        digest.update(np.ascontiguousarray(plane, dtype=array.dtype.newbyteorder("<")).data)
     return digest.hexdigest()

@@ -197,6 +197,14 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def test_a_child_whose_channel_closes_ends():
+    command = [sys.executable, "-m", guard_module.__name__, str(2**32), str(os.getpid())]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    said, _ = child.communicate(timeout=60)
+    assert b"ready" in said
+    assert child.returncode == 0
+
+
 def test_a_child_without_parent_does_not_start():
     done = subprocess.run(
         [sys.executable, "-m", guard_module.__name__, str(2**31), "0"], stdin=subprocess.DEVNULL, capture_output=True

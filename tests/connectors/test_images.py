@@ -88,7 +88,15 @@ def test_a_jfif_thumbnail_is_dropped():
     assert strip_jpeg(with_thumbnail).data == strip_jpeg(data).data
 
 
-def test_a_cmyk_jpeg_keeps_the_segment_that_says_how_its_colours_are_coded():
+def test_the_segment_that_says_how_colours_are_coded_is_kept():
+    plain = _saved(_gradient(), "JPEG")
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # its last byte: components are RGB, not YCbCr
+    data = plain[:2] + adobe + plain[20:]  # in the place of JFIF, which would overrule it
+    assert not np.array_equal(_pillow(data), _pillow(plain))
+    assert np.array_equal(decode_picture(read_picture(data)), _pillow(data))
+
+
+def test_a_cmyk_jpeg_is_shown_in_rgb():
     data = _saved(Image.fromarray(_gradient()).convert("CMYK"), "JPEG")
     picture = read_picture(data)
     assert picture.channels == 3
@@ -123,9 +131,7 @@ def test_a_png_loses_text_and_no_pixel():
     assert np.array_equal(decode_picture(picture), _gradient())
 
 
-@pytest.mark.parametrize(
-    ("mode", "channels"), [("1", 1), ("L", 1), ("P", 3), ("RGB", 3), ("LA", 4), ("RGBA", 4)]
-)
+@pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("L", 1), ("P", 3), ("RGB", 3), ("LA", 4), ("RGBA", 4)])
 def test_png_modes_have_the_pixels_that_pillow_shows(mode, channels):
     image = Image.fromarray(_gradient(channels=4 if channels == 4 else 3)).convert(mode)
     picture = read_picture(_saved(image, "PNG"))
@@ -175,7 +181,7 @@ def test_encode_png_is_undone_by_decode_picture():
         (b"\x89PNG\r\n\x1a\n", "image.truncated"),
         (_png(30_000, 30_000), "image.pixels"),
         (_png(2**31 - 1, 2**31 - 1), "image.pixels"),
-        (_png(0, 0), "image.too_small"),
+        (_png(0, 0), "image.corrupt"),
         (_png(1, 1, b"\0\0\0\0"), "image.too_small"),
         (_png(20, 20, b"\0" * 100), "image.truncated"),
         (b"\x89PNG\r\n\x1a\n" + _chunk(b"IDAT", b"") + _chunk(b"IEND", b""), "image.corrupt"),

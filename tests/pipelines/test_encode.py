@@ -14,7 +14,7 @@ from medloom.schemas import b2nd
 from medloom.schemas.errors import Refused
 from medloom.schemas.medium import LAYOUTS, Medium
 from medloom.schemas.origin import Origin
-from medloom.schemas.volume import Volume
+from medloom.schemas.volume import Volume, reorient
 
 ORIGIN = Origin("scans", "id", "", "CC0-1.0", "declared", "cc0-1.0", "", "0" * 64)
 AFFINE = np.array([[0.5, 0, 0, -100], [0, 0.75, 0, -50], [0, 0, 3, 10], [0, 0, 0, 1]])
@@ -122,7 +122,7 @@ def test_the_thumbnail_has_right_on_the_left_anterior_and_superior_up():
     array[:, :15, :] = 40  # anterior: mid grey
     array[45:, :, :] = 1000  # superior: white
     volume = Volume(array, np.diag([1.0, 1.0, 1.0, 1.0]), units="HU")
-    for stored in (volume, volume.canonical()):
+    for stored in (volume, reorient(volume, "RAI"), reorient(volume, "PSR")):
         shown = _shown(encode(_medium(stored), split="x").members["thumb.jpg"].data).astype(int)
         axial, coronal, sagittal = np.split(shown, 3, axis=1)
         assert abs(axial[20, 96] - 127) < 8  # level of the window

@@ -28,14 +28,24 @@ from medloom.schemas.verdict import Verdict
 def picture(**changed):
     row = {
         "key": "a-f1", "digest": "d1", "layout": "jpg", "field": "jpg", "shape": [64, 80, 3], "spacing_mm": [],
-        "modality": "figure", "terms_id": "cc-by", "measured": [("std", 12.0)],
+        "modality": "figure", "terms_id": "cc-by", "measured": [{"name": "std", "value": 12.0}],
     }  # fmt: skip
     return row | changed
 
 
 def volume(**changed):
     row = picture(layout="volume", field="ct.b2nd", shape=[20, 512, 512], spacing_mm=[2.5, 0.7, 0.7], modality="CT")
-    return row | {"measured": [("std", 300.0), ("min", -1024.0), ("max", 3071.0)]} | changed
+    return (
+        row
+        | {
+            "measured": [
+                {"name": "std", "value": 300.0},
+                {"name": "min", "value": -1024.0},
+                {"name": "max", "value": 3071.0},
+            ]
+        }
+        | changed
+    )
 
 
 def example(answer="The right lobe", **changed):
@@ -64,16 +74,40 @@ def example(answer="The right lobe", **changed):
         (SpacingPlausible(low_mm=0.05, high_mm=2.4), volume(), "fail", "spacing.implausible", 2.5),
         (SpacingPlausible(low_mm=0.05, high_mm=20), volume(spacing_mm=[]), "unsure", "measured.missing", math.nan),
         (NotConstant(), picture(), "pass", "", 12),
-        (NotConstant(), picture(measured=[("std", 0.0)]), "fail", "values.constant", 0),
+        (NotConstant(), picture(measured=[{"name": "std", "value": 0.0}]), "fail", "values.constant", 0),
         (NotConstant(), picture(measured=[]), "unsure", "measured.missing", math.nan),
         (NotConstant(), picture(measured=None), "unsure", "measured.missing", math.nan),
         (CtRangePlausible(), volume(), "pass", "", -1024),
-        (CtRangePlausible(), volume(measured=[("min", 0.0), ("max", 4095.0)]), "fail", "ct.no_air", 0),
-        (CtRangePlausible(), volume(measured=[("min", -32768.0), ("max", 3071.0)]), "fail", "ct.range", -32768),
-        (CtRangePlausible(), volume(measured=[("min", -1024.0), ("max", 65535.0)]), "fail", "ct.range", 65535),
-        (CtRangePlausible(), volume(measured=[("min", -1024.0)]), "unsure", "measured.missing", math.nan),
-        (AffineKnown(), volume(measured=[("affine_known", 1.0)]), "pass", "", 1),
-        (AffineKnown(), volume(measured=[("affine_known", 0.0)]), "fail", "affine.assumed", 0),
+        (
+            CtRangePlausible(),
+            volume(measured=[{"name": "min", "value": 0.0}, {"name": "max", "value": 4095.0}]),
+            "fail",
+            "ct.no_air",
+            0,
+        ),
+        (
+            CtRangePlausible(),
+            volume(measured=[{"name": "min", "value": -32768.0}, {"name": "max", "value": 3071.0}]),
+            "fail",
+            "ct.range",
+            -32768,
+        ),
+        (
+            CtRangePlausible(),
+            volume(measured=[{"name": "min", "value": -1024.0}, {"name": "max", "value": 65535.0}]),
+            "fail",
+            "ct.range",
+            65535,
+        ),
+        (
+            CtRangePlausible(),
+            volume(measured=[{"name": "min", "value": -1024.0}]),
+            "unsure",
+            "measured.missing",
+            math.nan,
+        ),
+        (AffineKnown(), volume(measured=[{"name": "affine_known", "value": 1.0}]), "pass", "", 1),
+        (AffineKnown(), volume(measured=[{"name": "affine_known", "value": 0.0}]), "fail", "affine.assumed", 0),
         (ModalityKnown(), picture(), "pass", "", math.nan),
         (ModalityKnown(), picture(modality="OT"), "fail", "modality.unknown", math.nan),
         (TermsKnown(), picture(), "pass", "", math.nan),

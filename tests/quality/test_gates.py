@@ -17,6 +17,11 @@ from medloom.schemas.tables import TABLES
 TRAIN = ShardName("train", 0)
 
 
+def gate_of(build, table):
+    """The gate with the suite of one table, since building all of them takes the longest."""
+    return run_gate(build, [suite for suite in default_suites() if suite.table == table])
+
+
 def failures(result):
     return {(row.table, row.column, row.outcome) for row in result.failed}
 
@@ -45,7 +50,8 @@ def table(name):
         (table("article"), lambda r: {"article_key": None}, ("article", "article_key", "fail")),
         (table("article"), lambda r: {"terms_id": "finders-keepers"}, ("article", "terms_id", "fail")),
         (table("figure"), lambda r: {"fig_key": "same"}, ("figure", "fig_key", "fail")),
-        (table("mention"), lambda r: {"start": r["end"]}, ("mention", "end, start", "fail")),
+        (table("figure"), lambda r: {"media": [{**r["media"][0], "key": "a/b"}]}, ("figure", "odd_media", "fail")),
+        (table("mention"), lambda r: {"start": r["end"] + 1}, ("mention", "end, start", "fail")),
         (table("mention"), lambda r: {"start": r["start"] + 1}, ("mention", "wrong_text", "fail")),
         (table("mention"), lambda r: {"end": 10_000}, ("mention", "outside_text", "fail")),
         (table("mention"), lambda r: {"fig_keys": ["nowhere"]}, ("mention", "unknown_figures", "fail")),
@@ -65,8 +71,9 @@ def table(name):
     ],
 )  # fmt: skip
 def test_each_damage_shuts_the_gate(build, change, path, of, found):
+    assert gate_of(build, found[0]).success
     change(build, path, of)
-    result = run_gate(build)
+    result = gate_of(build, found[0])
     assert not result.success
     assert found in failures(result)
 
@@ -86,7 +93,7 @@ def test_each_damage_shuts_the_gate(build, change, path, of, found):
 )
 def test_each_damaged_example_shuts_the_gate(build, change, of, column):
     change(build, an_example_part(build), of)
-    assert ("example", column, "fail") in failures(run_gate(build))
+    assert ("example", column, "fail") in failures(gate_of(build, "example"))
 
 
 def test_a_group_in_two_splits_shuts_the_gate_and_names_how_many_units(build, change):
@@ -94,7 +101,8 @@ def test_a_group_in_two_splits_shuts_the_gate_and_names_how_many_units(build, ch
         pa.compute.equal(build.store.read_table(table("group"))["split"], "train")
     )["unit"][0]
     change(build, table("group"), lambda row: {"split": "test" if row["unit"] == first.as_py() else row["split"]})
-    (row,) = (r for r in run_gate(build).failed if r.column == "splits_of_group")
+    (row,) = gate_of(build, "group").failed
+    assert row.column == "splits_of_group"
     assert row.unexpected_count == 1
 
 
@@ -109,13 +117,13 @@ def test_a_unit_that_ends_in_nothing_shuts_the_gate(build, change):
             change(build, part, lambda row: None if row["unit"] == gone else {})
     ledger["refused"] = []
     build.store.write(TRAIN.ledger, canonical_json(ledger).encode())
-    found = failures(run_gate(build))
+    found = failures(gate_of(build, "unit"))
     assert {("unit", "n_ends", "fail"), ("unit", "n_kept, n_media", "fail")} <= found
 
 
 def test_an_unfinished_shard_shuts_the_gate(build):
     build.store.delete(TRAIN.ledger)
-    assert ("unit", "unfinished", "fail") in failures(run_gate(build))
+    assert ("unit", "unfinished", "fail") in failures(gate_of(build, "unit"))
 
 
 @pytest.mark.parametrize("name", ["in", "made", "out", "refused"])
@@ -123,7 +131,7 @@ def test_counts_that_do_not_add_up_shut_the_gate(build, name):
     ledger = build.ledger(TRAIN)
     ledger["counts"][name] += 1
     build.store.write(TRAIN.ledger, canonical_json(ledger).encode())
-    assert failures(run_gate(build)) == {("build", "unbalanced_shards", "fail")}
+    assert failures(gate_of(build, "build")) == {("build", "unbalanced_shards", "fail")}
 
 
 def test_a_build_that_kept_nothing_fails_for_that(build, change):
@@ -154,6 +162,15 @@ def test_a_warning_annotates_and_does_not_shut_the_gate(build, change):
     assert result.success
     (row,) = (r for r in result.rows if r.outcome == "fail")
     assert (row.column, row.severity, row.unexpected_count) == ("licence_code", "warning", 6)
+
+
+def test_an_empty_citation_is_a_warning(build, change):
+    change(build, table("mention"), lambda row: {"end": row["start"], "text": ""})
+    result = gate_of(build, "mention")
+    assert result.success
+    assert [(row.column, row.unexpected_count) for row in result.rows if row.outcome == "fail"] == [
+        ("without_words", 6)
+    ]
 
 
 def test_no_failing_value_is_kept_or_printed(build, change, capfd):

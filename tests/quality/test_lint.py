@@ -4,6 +4,7 @@ import tarfile
 
 import pytest
 
+from medloom.quality import lint as module
 from medloom.quality.lint import lint
 from medloom.schemas.build import Build
 from medloom.schemas.errors import FormatError
@@ -20,6 +21,12 @@ def whats(findings):
 
 def test_a_whole_build_and_its_release_have_nothing_to_find(build, release):
     assert lint(build, release=release) == []
+
+
+@pytest.mark.parametrize("piece", [512, 1024, 10_000])
+def test_a_tar_is_read_to_its_end_whatever_the_size_of_a_piece(build, monkeypatch, piece):
+    monkeypatch.setattr(module, "PIECE", piece)
+    assert lint(build) == []
 
 
 @pytest.mark.parametrize("layout", ["jpg", "png", "volume", "volume-seg"])
