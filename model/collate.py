@@ -115,17 +115,19 @@ def collate(
     targets = np.full((len(examples), length), NO_TARGET, np.int64)
     pictures, volumes = list[Tensor](), list[Tensor]()
     places: tuple[list[int], list[int]] = [], []
+    made: dict[tuple[int, Box], Tensor] = {}  # one example with several answers has its media made once
     for row, (encoded, streamed) in enumerate(examples):
         tokens[row, : len(encoded.tokens)] = encoded.tokens
         targets[row, : len(encoded.targets)] = encoded.targets
         for key, box in encoded.media:
             medium = streamed.media[key]
-            is_volume = medium.content.ndim == 3 and medium.layout.startswith("volume")
+            is_volume = medium.layout.startswith("volume")
             places[is_volume].append(len(places[0]) + len(places[1]))
-            if is_volume:
-                volumes.append(volume_on_grid(medium, box, grid=config.volume_grid, device=device))
-            else:
-                pictures.append(picture_on_grid(medium, box, grid=config.picture_grid, device=device))
+            if (id(medium), box) not in made and is_volume:
+                made[id(medium), box] = volume_on_grid(medium, box, grid=config.volume_grid, device=device)
+            elif (id(medium), box) not in made:
+                made[id(medium), box] = picture_on_grid(medium, box, grid=config.picture_grid, device=device)
+            (volumes if is_volume else pictures).append(made[id(medium), box])
     empty_picture = torch.zeros((0, 3, 1, *config.picture_grid), device=device)
     empty_volume = torch.zeros((0, 1, *config.volume_grid), device=device)
     return TensorBatch(

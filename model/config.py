@@ -59,8 +59,8 @@ class RunConfig:
         weight_decay, clip_norm: of AdamW, and the largest norm of a step's gradient.
         max_bytes: of text per example; what is longer is cut, and counted.
         max_media: per example; what is more is left out, and counted.
-        held_out: examples of the validation split by which loss is measured before and after (of the first batch's
-            size at least; the train split's first ones where there is no validation split).
+        held_out: examples of the validation split (of train, where there is none) by which loss is measured before and
+            after.
         checkpoint_every: steps; a checkpoint is written at the end in any case.
         keep_checkpoints: how many of the newest are kept.
         threads: that compute (one, since two on busy cores wait for each other); `read_threads`: that read ahead.
@@ -72,7 +72,7 @@ class RunConfig:
     steps: int = 60
     global_batch: int = 8
     seed: int = 0
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     warmup_steps: int = 5
     weight_decay: float = 0.01
     clip_norm: float = 1.0

@@ -53,9 +53,8 @@ class MedicalModel(nn.Module):
 
     def forward(self, batch: TensorBatch) -> Tensor:
         """Return (B, L-1): negative log-likelihood in nats of each target from the second token on, 0 without one."""
-        logits_BLV = self.language(
-            inputs_embeds=self.embed(batch), attention_mask=(batch.tokens_BL != PAD).long(), use_cache=False
-        ).logits
+        # No mask for the padding: it stands at the end, where causal attention never looks from what comes before.
+        logits_BLV = self.language(inputs_embeds=self.embed(batch), use_cache=False).logits
         return functional.cross_entropy(
             logits_BLV[:, :-1].transpose(1, 2).float(),
             batch.targets_BL[:, 1:],

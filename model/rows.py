@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from medloom.model.order import ORDER_VERSION, Order, substitute, whole_weights
 from medloom.schemas.build import conform
 from medloom.schemas.errors import ConfigError, FormatError
-from medloom.schemas.release import Release, States, parse_query
+from medloom.schemas.release import Release, States
 from medloom.schemas.tables import RELEASE_ROW, STATE
 
 EVERYTHING = ""  # name of the one source of a run without a mix
@@ -222,22 +222,7 @@ def _states(release: Release, overlay: int | None) -> States:
 
 
 def _live(rows: pa.Table, states: States, among: np.ndarray) -> np.ndarray:
-    """Which rows of `among` are live; only rows that some state may touch are looked at one by one."""
-    live = among.copy()
-    named: dict[str, list[str]] = {"example": [], "group": [], "medium": [], "query": []}
-    for (scope, subject), state in states.worst.items():
-        if state != "live":
-            named[scope].append(subject)
-    touched = _numpy(pc.is_in(rows["example_id"], pa.array(named["example"], pa.string())))
-    touched |= _numpy(pc.is_in(rows["group"], pa.array(named["group"], pa.string())))
-    media = _numpy(pc.is_in(pc.list_flatten(rows["media"]), pa.array(named["medium"], pa.string())))
-    touched[_numpy(pc.list_parent_indices(rows["media"]))[media]] = True
-    touched |= bool(named["query"])
-    at = np.flatnonzero(touched & among)
-    columns = {"example_id", "group", "media"} | {c for query in named["query"] for c in parse_query(query)}
-    for i, row in zip(at, rows.select(sorted(columns)).take(pa.array(at)).to_pylist(), strict=True):
-        live[i] = states.of_row(row) == "live"
-    return live
+    return among & _numpy(pc.equal(states.of_rows(rows), "live"))
 
 
 def _by_source(release: Release, mask: np.ndarray, segment: Segment) -> dict[str, np.ndarray]:
@@ -246,12 +231,12 @@ def _by_source(release: Release, mask: np.ndarray, segment: Segment) -> dict[str
         raise ConfigError(f"no live row of split {segment.split!r} satisfies where={segment.where}")
     if not segment.mix:
         return {EVERYTHING: chosen}
-    sources = np.asarray(release.rows["source"].take(pa.array(chosen)).to_pylist(), dtype=object)
-    have = sorted(set(sources))
+    column = release.rows["source"]
+    have = sorted(pc.unique(column.filter(pa.array(mask))).to_pylist())
     missing = sorted(set(segment.mix) - set(have))
     if missing:
         raise ConfigError(f"mix names {', '.join(missing)}; sources with rows to draw are {', '.join(have)}")
-    return {name: chosen[sources == name] for name in sorted(segment.mix)}
+    return {name: np.flatnonzero(mask & _numpy(pc.equal(column, name))) for name in sorted(segment.mix)}
 
 
 def _numpy(values: pa.ChunkedArray | pa.Array) -> np.ndarray:

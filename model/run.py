@@ -34,7 +34,9 @@ class RunFolder:
         """
         wanted = config.to_json()
         if not self.store.exists(CONFIG):
-            text = json.dumps({"format_version": FORMAT_VERSION, "data": str(data), "config": wanted}, indent=1)
+            source = Store(data)
+            absolute = source.root if source.is_local else source.url
+            text = json.dumps({"format_version": FORMAT_VERSION, "data": absolute, "config": wanted}, indent=1)
             self.store.write(CONFIG, (text + "\n").encode())
             return
         saved, wanted = self.facts()["config"], json.loads(json.dumps(wanted))

@@ -40,7 +40,8 @@ class ShardStream:
 
     Global batch b holds draws b*global_batch … (b+1)*global_batch - 1 of the run; rank r takes every world_size-th of
     them, from the r-th on. One pass of a `for` loop ends with the epoch; the next pass begins the next one. Under a
-    torch DataLoader (`batch_size=None`) the workers share the steps and the batches still come in order.
+    torch DataLoader (iterated by an IterableDataset, `batch_size=None`) the workers share the steps and the batches
+    still come in order.
 
     Args:
         data: URL of a folder of releases or of a build (its newest release is meant), or a `Release`.

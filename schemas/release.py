@@ -1,10 +1,12 @@
 """Release: builds + a policy + an overlay of states; numbered, with a parent; its rows are what streaming permutes."""
 
 import os
+import posixpath
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -43,6 +45,45 @@ class States:
         found += [self.worst.get(("medium", key)) for key in row["media"]]
         found += [state for (scope, query), state in self.worst.items() if scope == "query" and matches(row, query)]
         return max((s for s in found if s), key=SEVERITY.__getitem__, default="live")
+
+    def of_rows(self, rows: pa.Table) -> pa.Array:
+        """States of many release rows, column by column: what `of_row` says of each, a million of them in a second."""
+        worst = np.zeros(rows.num_rows, np.int8)
+        for state in ("withheld", "withdrawn"):
+            touched = self._named(rows, state)
+            for query in self._subjects("query", state):
+                touched |= _matching(rows, query)
+            worst[touched] = SEVERITY[state]
+        return pa.array(list(SEVERITY), pa.string()).take(pa.array(worst))
+
+    def _subjects(self, scope: str, state: str) -> list[str]:
+        return [name for (of, name), have in self.worst.items() if of == scope and have == state]
+
+    def _named(self, rows: pa.Table, state: str) -> np.ndarray:
+        """Whether each row, its group or one of its media is said to be of `state`."""
+        touched = np.zeros(rows.num_rows, bool)
+        for scope, column in (("example", "example_id"), ("group", "group"), ("medium", "media")):
+            subjects = self._subjects(scope, state)
+            if subjects:
+                touched |= _holds(rows[column], subjects)
+        return touched
+
+
+def _matching(rows: pa.Table, query: str) -> np.ndarray:
+    touched = np.ones(rows.num_rows, bool)
+    for column, value in parse_query(query).items():
+        touched &= _holds(rows[column], [value])
+    return touched
+
+
+def _holds(column: pa.ChunkedArray, values: list[str]) -> np.ndarray:
+    """Whether each value, as text, is one of `values`; of a list, whether one of its values is."""
+    if not pa.types.is_list(column.type):
+        return np.asarray(pc.is_in(column.cast(pa.string()), value_set=pa.array(values, pa.string())))
+    hits = np.asarray(pc.is_in(pc.list_flatten(column), value_set=pa.array(values, pa.string())))
+    touched = np.zeros(len(column), bool)
+    touched[np.asarray(pc.list_parent_indices(column))[hits]] = True
+    return touched
 
 
 def matches(row: dict[str, Any], query: str) -> bool:
@@ -150,16 +191,8 @@ class Release:
 
     def live_rows(self, split: str | None = None) -> pa.Table:
         """The rows whose state is live now, of one split or of all."""
-        states = self.states()
         rows = self.rows if split is None else self.rows.filter(pc.equal(self.rows["split"], split))
-        keep = [states.of_row(row) == "live" for row in rows.select(_state_columns(states)).to_pylist()]
-        return rows.filter(pa.array(keep, pa.bool_()))
-
-
-def _state_columns(states: States) -> list[str]:
-    """Columns that decide a row's state: queries may name any."""
-    queried = {c for scope, query in states.worst if scope == "query" for c in parse_query(query)}
-    return sorted({"example_id", "group", "media"} | queried)
+        return rows.filter(pc.equal(self.states().of_rows(rows), "live"))
 
 
 def read_overlay(store: Store) -> pa.Table:
@@ -170,9 +203,10 @@ def read_overlay(store: Store) -> pa.Table:
 
 def append_overlay(store: Store, rows: list[dict[str, str]]) -> str:
     """Append states to the overlay and return the path of the new part; nothing in tars or rows changes."""
+    table, metadata = pa.Table.from_pylist(rows, schema=STATE), {"format_version": str(FORMAT_VERSION)}
     number = len(store.names("overlay")) + 1
-    path = f"overlay/{number:04d}.parquet"
-    store.write_table(path, pa.Table.from_pylist(rows, schema=STATE), {"format_version": str(FORMAT_VERSION)})
+    while not store.create_table(path := f"overlay/{number:04d}.parquet", table, metadata):
+        number += 1  # another curator was faster; both parts count
     return path
 
 
@@ -184,7 +218,10 @@ def relative_uri(url: str, *, base: str) -> str:
 
 
 def resolve_uri(uri: str, *, base: str) -> str:
-    """Undo `relative_uri`."""
+    """Undo `relative_uri`; a relative URI that was copied to an object store with its release means the store's."""
     if "://" in uri or uri.startswith("/"):
         return uri
+    if not Store(base).is_local:
+        scheme, _, path = base.partition("://")
+        return f"{scheme}://{posixpath.normpath(posixpath.join(path, uri))}"
     return os.path.normpath(os.path.join(Store(base).root, uri))

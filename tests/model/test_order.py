@@ -108,6 +108,16 @@ def test_a_later_segment_goes_on_with_the_epochs_of_its_sources():
     assert len(set(rows)) == len(rows) == 29
 
 
+@pytest.mark.parametrize("t", range(30, 42))
+def test_a_segment_that_begins_within_a_block_repeats_nothing(t):
+    before = Order(seed=3, names=("x", "y"), weights=(2, 3), sizes=(60, 60))
+    after = Order(seed=3, names=("x", "y"), weights=(1, 1), sizes=(60, 60), drawn=before.drawn_before(t))
+    first, second = before(np.arange(t)), after(np.arange(20))
+    for k in range(2):
+        rows = [*first[1][first[0] == k], *second[1][second[0] == k]]
+        assert len(set(rows)) == len(rows)
+
+
 def test_epoch_draws_cover_every_row():
     for weights, sizes in [((1,), (13,)), ((3, 1), (50, 7)), ((2, 5), (9, 40))]:
         order = Order(seed=1, names=("a", "b")[: len(sizes)], weights=weights, sizes=sizes)

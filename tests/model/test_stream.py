@@ -7,6 +7,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from tests.builds import write_release
@@ -267,6 +268,19 @@ def test_the_state_is_short(shared_build):
     stream = ShardStream(shared_build, seed=1, global_batch=4, mix={"papers": 3, "scans": 1})
     keys(stream, 20)
     assert len(json.dumps(stream.state_dict())) < 400
+
+
+def test_a_build_that_was_copied_to_an_object_store_streams_the_same(shared_build):
+    files = fsspec.filesystem("memory")
+    files.put(shared_build, "/bucket/data/build", recursive=True)
+    try:
+        local, remote = (
+            ShardStream(url, seed=1, global_batch=4) for url in (shared_build, "memory://bucket/data/build")
+        )
+        assert keys(remote, 5) == keys(local, 5)
+        assert remote.state_dict() == local.state_dict()
+    finally:
+        files.rm("/bucket", recursive=True)
 
 
 def test_a_build_may_grow_under_a_stream(build):
