@@ -8,7 +8,9 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 
 demo: .venv/.demo
 	$(BIN)/medloom build demo --to $(OUT)
-	$(BIN)/medloom train $(OUT)/releases --to $(OUT)-run --steps 60
+	$(BIN)/medloom train $(OUT) --to $(OUT)-run --steps 60
+	$(BIN)/medloom evaluate $(OUT)-run
+	$(BIN)/medloom report $(OUT) --run $(OUT)-run
 
 test: .venv/.dev
 	$(BIN)/ruff check .

@@ -38,7 +38,9 @@ def command(step: str, params: dict[str, Any]) -> list[str]:
     params={
         "recipe": Param("demo", **A_PLACE, description="name of a recipe, or path of a recipe's file"),
         "out": Param("out/airflow", **A_PLACE, description="where the build goes; build again into it to add units"),
-        "release": Param("out/airflow-release", **A_PLACE, description="where numbered releases go"),
+        "release": Param(
+            "out/airflow/releases", **A_PLACE, description="numbered releases; the report shows the build's own"
+        ),
         "run": Param("out/airflow-run", **A_PLACE, description="where training leaves checkpoints and metrics"),
         "settings": Param([], type="array", items={"type": "string", "pattern": "^[a-z_]+="}, description="name=value"),
         "train_steps": Param(0, type="integer", minimum=0, description="0: no training"),

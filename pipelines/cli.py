@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from medloom.schemas.errors import ConfigError
+from medloom.schemas.errors import ConfigError, GateError
 
 Out = Annotated[str, typer.Argument(help="Folder or URL of the build.")]
 To = Annotated[str, typer.Option("--to", help="Folder or URL of the build to make or go on with.")]
@@ -23,17 +24,42 @@ Adopt = Annotated[str, typer.Option(help="Keep finished shards of this fingerpri
 Except = Annotated[list[str] | None, typer.Option("--except", help="With --adopt: build this shard again; repeatable.")]
 Because = Annotated[str, typer.Option(help="With --adopt: why; kept in the build's plan.")]
 
-console = Console(highlight=False, soft_wrap=True)
+EXAMPLES = {  # shown below a command's options
+    "recipes": ("medloom recipes",),
+    "build": (
+        "medloom build demo --to out/demo",
+        "medloom build pmc_inline --to out/papers --set source=papers/",
+        "medloom build my_recipe.py --to out/mine",
+    ),
+    "tables": ("medloom tables scans --to out/scans --set source=scans/",),
+    "media": (
+        "medloom media out/scans",
+        'medloom media out/scans --adopt 3f2a… --except train-000003 --because "only CT changed"',
+    ),
+    "examples": ("medloom examples out/scans",),
+    "gate": ("medloom gate out/scans",),
+    "release": (
+        "medloom release out/scans",
+        "medloom release out/papers out/scans --to out/releases",
+        'medloom release --to out/releases --withhold medium:KEY --reason "blurred"',
+        'medloom release --to out/releases --withdraw group:ID --reason "asked by the patient"',
+    ),
+    "publish": ("medloom publish out/papers --to public/papers",),
+    "inspect": ("medloom inspect scans/",),
+    "lint": ("medloom lint out/papers",),
+    "show": ("medloom show out/papers caption-72b17674a600d7df0cc9cb57",),
+    "report": ("medloom report out/papers", "medloom report out/papers --run out/run"),
+}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the root command line, in the order in which they are used."""
     for command in (recipes, build, tables, media, examples, gate, release, publish, inspect, lint, show, report):
-        app.command()(command)
+        app.command(epilog="\n\n".join(("Examples:", *EXAMPLES[command.__name__])))(command)
 
 
 def recipes(as_json: Json = False) -> None:
-    """List the recipes and their parameters."""
+    """List the recipes, and for each the parameters that --set can fill."""
     from medloom.pipelines.recipe import describe, recipe_names
 
     found = {name: describe(name) for name in recipe_names()}
@@ -41,9 +67,19 @@ def recipes(as_json: Json = False) -> None:
         _print_json({name: {"about": about, "parameters": parameters} for name, (about, parameters) in found.items()})
         return
     for name, (about, parameters) in found.items():
-        console.print(f"[bold]{name}[/bold]  {about}")
+        print(f"{name}: {about}")
+        wide = max(map(len, parameters), default=0)
         for parameter, kind in parameters.items():
-            console.print(f"    --set {parameter}=…  {kind}", markup=False)
+            print(f"    {parameter:{wide}}  {_plain_kind(kind)}")
+
+
+def _plain_kind(kind: str) -> str:
+    """Return a parameter's type and default as people say them: "on | off, default on"."""
+    type_, has_default, default = kind.partition(" = ")
+    if type_.startswith("typing.Literal["):
+        type_ = type_.removeprefix("typing.Literal[").removesuffix("]").replace("'", "").replace(", ", " | ")
+    default = default.strip("'") or '""'
+    return f"{type_}, default {default}" if has_default else f"{type_}, needed"
 
 
 def build(
@@ -58,7 +94,10 @@ def build(
     because: Because = "",
     as_json: Json = False,
 ) -> None:
-    """Run tables, media, examples, gate, release and report, one after the other; again is to go on."""
+    """Run tables, media, examples, gate, release and report, one after the other.
+
+    Run again, it goes on where it was stopped, and takes in what is new at the source; what is finished is not touched.
+    """
     from medloom.pipelines import build as whole
     from medloom.pipelines.progress import Bars
 
@@ -68,13 +107,13 @@ def build(
     if as_json:
         _print_json(made)
     else:
-        console.print(whole.told(made), markup=False)
+        print(whole.told(made))
 
 
 def tables(
     recipe: RecipeName, to: To, settings: Set = None, spark_master: SparkMaster = "local[*]", as_json: Json = False
 ) -> None:
-    """Read papers and headers into tables, give every unit a group, a split and a shard."""
+    """Read papers and headers into tables; give every unit a group, a split and a shard."""
     from medloom.pipelines import steps
     from medloom.pipelines.progress import Bars
 
@@ -116,11 +155,18 @@ def gate(out: Out, as_json: Json = False) -> None:
     """Hold the tables against the expectations; exit status 1 when a critical one fails or nothing was kept."""
     from medloom.pipelines import steps
     from medloom.pipelines.progress import Bars
+    from medloom.schemas.build import Build
 
     with Bars(quiet=as_json) as tell:
-        result = steps.gate(_step(out, tell, None))
-    if as_json:
-        _print_json(result.to_json())
+        try:
+            steps.gate(_step(out, tell, None))
+        except GateError:
+            if as_json:
+                _print_json(steps.read_gate(Build(out)))
+            raise
+    result = steps.read_gate(Build(out)) or {}
+    line = f"{out}: the gate is open, {len(result['rows'])} expectations hold"
+    _answer(result, line, as_json=as_json)
 
 
 def release(
@@ -141,6 +187,7 @@ def release(
 
     SCOPE is example, medium, group or query (query:task=caption). No tar is rewritten.
     """
+    from medloom.pipelines.build import amount, listed
     from medloom.pipelines.release import job
     from medloom.pipelines.release.states import Policy
 
@@ -157,8 +204,10 @@ def release(
     policy = Policy(commercial=commercial, checks=checks, duplicates=duplicates)
     made = job.make_release(builds, where, policy=policy, master=spark_master)
     counts = made.facts["counts"]
-    live = ", ".join(f"{n} {split}" for split, n in counts["live"].items()) or "none"
-    line = f"release {made.number} at {made.url}: {counts['rows']} examples, live: {live}"
+    line = (
+        f"release {made.number} at {made.url}: {amount(counts['rows'], 'example')}, live: {listed(counts['live'])}\n"
+        f"withheld by policy: {listed(counts['withheld'], none='nothing')}"
+    )
     _answer({"url": made.url, **made.facts}, line, as_json=as_json)
     job.must_be_live(made)
 
@@ -175,14 +224,16 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Copy what the terms allow; tars that hold something withheld or forbidden are rewritten without it."""
+    from medloom.pipelines.build import amount, listed
     from medloom.pipelines.publish import publish as run
     from medloom.schemas.release import Release
 
     done = run(Release(data), to)
-    back = ", ".join(f"{n} {reason}" for reason, n in done.kept_back.items()) or "nothing"
     line = (
-        f"{to}: {done.media} media in {done.copied} tars copied and {done.rewritten} rewritten, {done.examples} examples; "
-        f"kept back: {back}"
+        f"published {to}: {done.media:,} media, {done.examples:,} examples; "
+        f"{amount(done.copied, 'tar')} copied, {done.rewritten:,} rewritten\n"
+        f"media kept back: {listed(done.media_kept_back, none='none')}\n"
+        f"examples kept back: {listed(done.examples_kept_back, none='none')}"
     )
     _answer(asdict(done), line, as_json=as_json)
 
@@ -198,39 +249,37 @@ def inspect(
     if as_json:
         _print_json(rows)
         return
-    table = Table("file", "objects", "kind", "modality", "shape (Z, Y, X)", "spacing mm", "axes", "verdict")
+    root = path if path.is_dir() else path.parent
+    table = Table("files", "kind", "shape (Z, Y, X)", "spacing mm", "axes", "verdict")
     for row in rows:
-        spacing = " × ".join(f"{s:.3g}" for s in row["spacing_mm"])
-        shape = " × ".join(map(str, row["shape"]))
-        names = (
-            row["file"],
-            str(row["objects"]),
-            row["kind"],
-            row["modality"],
-            shape,
-            spacing,
-            row["axes"],
-            row["verdict"],
-        )
-        table.add_row(*names)
-    console.print(table)
+        more = f" and {row['objects'] - 1} more" if row["objects"] > 1 else ""
+        kind = f"{row['modality']} {row['kind']}".strip() or "unknown"
+        shape, spacing = "×".join(map(str, row["shape"])), "×".join(f"{s:.3g}" for s in row["spacing_mm"])
+        file = f"{Path(row['file']).relative_to(root)}{more} {row['part']}".strip()
+        cells = (file, kind, shape, spacing, row["axes"], row["verdict"])
+        table.add_row(*map(Text, cells))
+    _print_table(table)
+    good = sum(row["verdict"].startswith("ok") for row in rows)
+    print(f"{path}: {good} would be built, {len(rows) - good} refused")
 
 
 def lint(out: Out, as_json: Json = False) -> None:
     """Check every checksum, key, field set, index row, reference and count; exit status 1 when something is wrong."""
+    from medloom.pipelines.build import amount
     from medloom.quality.lint import lint as run
     from medloom.schemas.build import Build
-    from medloom.schemas.errors import GateError
+    from medloom.schemas.release import find_release
 
-    found = run(Build(out).must_exist())
+    build = Build(out).must_exist()
+    found = run(build, release=find_release(build.url))
     if as_json:
         _print_json([asdict(finding) for finding in found])
     for finding in [] if as_json else found:
-        console.print(f"{finding.path}: {finding.what}: found {finding.found}; {finding.mend}", markup=False)
+        print(f"{finding.path}: {finding.what}: found {finding.found}; {finding.mend}")
     if found:
-        raise GateError(f"{out}: {len(found)} findings")
+        raise GateError(f"{out} is not what its manifest promises: {amount(len(found), 'finding')}")
     if not as_json:
-        console.print(f"{out}: every checksum, key, index row, reference and count is right", markup=False)
+        print(f"{out}: every checksum, key, index row, reference and count is right")
 
 
 def show(
@@ -240,14 +289,11 @@ def show(
 ) -> None:
     """Follow one thing back to its article, figure, sentence, licence and checksum, or to its series and file."""
     from medloom.pipelines.show import show as run
-    from medloom.pipelines.show import tree
+    from medloom.pipelines.told import told
     from medloom.schemas.build import Build
 
     facts = run(Build(out).must_exist(), name)
-    if as_json:
-        _print_json(facts)
-    else:
-        console.print(tree(facts))
+    _answer(facts, told(facts), as_json=as_json)
 
 
 def report(
@@ -299,14 +345,26 @@ def _print_counts(manifest: dict[str, Any], *, as_json: bool) -> None:
         return
     from medloom.pipelines.build import counted
 
-    console.print(f"manifest {manifest['number']}: {counted(manifest['counts'])}", markup=False)
+    print(f"manifest {manifest['number']}: {counted(manifest['counts'])}")
+
+
+def _print_table(table: Table) -> None:
+    """Print a table that fits a terminal by folding, and in a pipe has a line per row, however long."""
+    table.box, table.pad_edge = None, False
+    if Console().is_terminal:
+        Console(highlight=False).print(table)
+        return
+    wide = Console(width=10_000, highlight=False, color_system=None)
+    with wide.capture() as capture:
+        wide.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def _answer(value: Any, line: str, *, as_json: bool) -> None:
     if as_json:
         _print_json(value)
     else:
-        console.print(line, markup=False)
+        print(line)
 
 
 def _print_json(value: Any) -> None:

@@ -72,7 +72,8 @@ def _ray(address: str) -> Iterator[Any]:
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "BLOSC_NTHREADS", "OPENBLAS_NUM_THREADS")}
     if address == LOCAL:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ray.init(num_cpus=cores, include_dashboard=False, runtime_env={"env_vars": threads}, **quiet)
+        with _environment(threads):  # the workers inherit it; a runtime_env would start an agent and cost seconds
+            ray.init(num_cpus=cores, include_dashboard=False, **quiet)
     else:
         import medloom
 
@@ -84,3 +85,17 @@ def _ray(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -152,9 +152,7 @@ def unit_views(build: Build, shard: ShardName, units: tuple[dict[str, Any], ...]
     names = [u["unit"] for u in units]
     rows = {t: _grouped(build, t, names) for t in ("article", "paragraph", "figure", "mention", "series")}
     media = _media_views(build, shard, rows)
-    there = (
-        rows["article"].keys() | rows["series"].keys()
-    )  # a unit whose object became unreadable has none
+    there = rows["article"].keys() | rows["series"].keys()  # a unit whose object became unreadable has none
     return [_view(unit, rows, media.get(unit["unit"], {})) for unit in units if unit["unit"] in there]
 
 

@@ -2,41 +2,56 @@
 
 import hashlib
 import json
+import logging
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any
 
-from medloom.connectors.guard import Guard
+from medloom.connectors.guard import Guard, GuardBug
 from medloom.connectors.settings import identity
 from medloom.pipelines import engine
-from medloom.pipelines.recipe import LoadedRecipe, Source
+from medloom.pipelines.carried import Carried, call, carry
+from medloom.pipelines.recipe import LoadedRecipe, Recipe, Source
 from medloom.pipelines.sources.local import local_copy
 from medloom.pipelines.sources.papers import Papers
 from medloom.pipelines.sources.work import UnitMade, UnitWork, refusal
+from medloom.pipelines.tables.changes import REFUSED
 from medloom.pipelines.tables.job import LINKS
 from medloom.schemas.build import Build, conform
-from medloom.schemas.errors import ConfigError, Refusal, Refused
+from medloom.schemas.errors import BugError, ConfigError, Refusal, Refused
 from medloom.schemas.keys import Identity, canonical_json, digest_of, sha256_hex
 from medloom.schemas.medium import LAYOUTS
 from medloom.schemas.shard import ShardName, ShardWriter
-from medloom.schemas.store import Store
+from medloom.schemas.store import Store, mendable
 from medloom.schemas.tables import FORMAT_VERSION, LINK
 
+log = logging.getLogger(__name__)
 UNIT_TIMEOUT_S = 300.0
 ADOPTED = "plan/adopted.jsonl"
+SEEN = "private/seen"  # by shard: what the listings said of its units' objects when it was built
+Rows = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class ShardWork:
-    """One shard to build: enough for a worker on another machine that sees the build and the sources."""
+    """One shard to build: enough for a worker on another machine that sees the build and the sources.
+
+    Attributes:
+        out, shard, units: where, and rows of the plan.
+        how: sources by name, and stages.
+        media_fingerprint: of the recipe.
+        timeout_s: what reading and staging one unit (a figure, of papers) may take.
+    """
 
     out: str
     shard: ShardName
     units: tuple[dict[str, Any], ...]
-    sources: dict[str, Source]
-    stages: tuple[Any, ...]
+    how: Carried
     media_fingerprint: str
+    timeout_s: float = UNIT_TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -81,25 +96,30 @@ def make_media(
         ConfigError: finished shards have another fingerprint and `rebuild` does not say what to do with them.
     """
     build = Build(store.url)
-    for folder in ("media", "index", "ledger", "private/seen"):
+    for folder in ("media", "index", "ledger", SEEN):
         store.sweep(folder)
     wanted = loaded.recipe.media_fingerprint()
+    _check(rebuild, build)
     if rebuild.adopt:
         adopt(store, rebuild, wanted)
     links = _links_by_unit(store)
-    unfinished = [
-        (shard, units) for shard, units in build.shards.items()
-        if not _finished(build, shard, units, links, wanted, rebuild)
-    ]  # fmt: skip
-    work = [
-        ShardWork(
-            store.url, shard, tuple(units), {u["source"]: loaded.recipe.source(u["source"]) for u in units},
-            loaded.recipe.stages, wanted,
-        )
-        for shard, units in unfinished
-    ]  # fmt: skip
+    unfinished = [s for s in build.shards if not _finished(build, loaded.recipe, s, links, wanted, rebuild)]
+    how = carry(({source.name: source for source in loaded.recipe.sources}, loaded.recipe.stages))
+    work = [ShardWork(store.url, shard, tuple(build.shards[shard]), how, wanted) for shard in unfinished]
+    for shard in unfinished:  # here and not by the worker: one whose driver was killed must not take a new ledger away
+        store.delete(shard.ledger)
     started(len(work))
     return engine.run(build_shard, work, ray_address=ray_address, told=told)
+
+
+def _check(rebuild: Rebuild, build: Build) -> None:
+    if rebuild.all and rebuild.adopt:
+        raise ConfigError("--rebuild builds shards again and --adopt keeps them: give one of the two")
+    if (rebuild.excepted or rebuild.because) and not rebuild.adopt:
+        raise ConfigError("--except and --because belong to --adopt FINGERPRINT")
+    unknown = sorted(set(rebuild.excepted) - {str(shard) for shard in build.shards})
+    if unknown:
+        raise ConfigError(f"--except {unknown[0]}: {build.url} has no such shard; they are named like train-000000")
 
 
 def adopt(store: Store, rebuild: Rebuild, wanted: str) -> None:
@@ -124,18 +144,21 @@ def adoptions(store: Store) -> list[dict[str, Any]]:
     return [json.loads(line) for line in store.read(ADOPTED).decode().splitlines()] if store.exists(ADOPTED) else []
 
 
-def _links_by_unit(store: Store) -> dict[str, list[dict[str, Any]]]:
+def _links_by_unit(store: Store, units: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Return the links of units in order, each with the name of the "part" that it stands in."""
     links: dict[str, list[dict[str, Any]]] = {}
     for name in store.names(LINKS):
-        for row in conform(store.read_table(f"{LINKS}/{name}"), LINK).to_pylist():
-            links.setdefault(row["unit"], []).append(row)
-    return links
+        among = ("unit", units) if units is not None else None
+        for row in conform(store.read_table(f"{LINKS}/{name}", among=among), LINK).to_pylist():
+            if row["key"] != REFUSED:
+                links.setdefault(row["unit"], []).append({**row, "part": name})
+    return {unit: sorted(rows, key=lambda r: (r["order"], r["key"], r["url"])) for unit, rows in links.items()}
 
 
 def _finished(
     build: Build,
+    recipe: Recipe,
     shard: ShardName,
-    units: list[dict[str, Any]],
     links: dict[str, list[dict[str, Any]]],
     wanted: str,
     rebuild: Rebuild,
@@ -143,54 +166,86 @@ def _finished(
     ledger = build.ledger(shard)
     if ledger is None:
         return False
-    seen = _seen_path(shard)
-    if build.store.exists(seen) and build.store.read(seen).decode() != _seen(units, links):
-        return False
     have = ledger["media_fingerprint"]
-    if have == wanted:
-        return True
-    if rebuild.all:
+    if have != wanted and rebuild.all:
         return False
-    for line in adoptions(build.store):
-        if line["adopted"] == have and line["for"] == wanted:
-            return str(shard) not in line["except"]
-    raise ConfigError(
-        f"shard {shard} of {build.url} was built with fingerprint {have[:12]}, the recipe now has {wanted[:12]}; "
-        f"--rebuild builds such shards again, --adopt {have[:12]} --because TEXT keeps them, or build into a new folder"
+    if have != wanted:
+        lines = [a for a in adoptions(build.store) if a["adopted"] == have and a["for"] == wanted]
+        if not lines:
+            raise ConfigError(
+                f"shard {shard} of {build.url} was built with fingerprint {have[:12]}, the recipe now has "
+                f"{wanted[:12]}; --rebuild builds such shards again, --adopt {have[:12]} --because TEXT keeps them, "
+                "or build into a new folder"
+            )
+        if str(shard) in lines[-1]["except"]:
+            return False
+    return _is_as_seen(build, recipe, shard, links, {u["unit"]: u["digest"] for u in ledger["units"]})
+
+
+def _is_as_seen(
+    build: Build, recipe: Recipe, shard: ShardName, links: dict[str, list[dict[str, Any]]], digests: dict[str, str]
+) -> bool:
+    """Whether the shard's objects are as they were when it was built: by the listing's marks, else by their bytes."""
+    units = build.shards[shard]
+    now = {u["unit"]: _seen(links.get(u["unit"], [])) for u in units}
+    path = f"{SEEN}/{shard}.json"
+    before = json.loads(build.store.read(path)) if build.store.exists(path) else {}
+    if before == now:
+        return True
+    other = [u for u in units if before.get(u["unit"]) != now[u["unit"]]]
+    rows = unit_rows(build, [u["unit"] for u in other])
+    if any(_digest_now(recipe, u, rows[u["unit"]], links.get(u["unit"], [])) != digests[u["unit"]] for u in other):
+        return False
+    build.store.write(path, canonical_json(now).encode())
+    return True
+
+
+def _seen(links: list[dict[str, Any]]) -> str:
+    """Return a digest of what the source's listing said of a unit's objects, and of when the tables last took it up."""
+    return digest_of(
+        canonical_json([link[n] for n in ("part", "key", "url", "size", "mtime_ns", "etag")]) for link in links
     )
 
 
-def _seen_path(shard: ShardName) -> str:
-    return f"private/seen/{shard}"
+def _digest_now(recipe: Recipe, unit: dict[str, Any], rows: Rows, links: list[dict[str, Any]]) -> str:
+    source = recipe.source(unit["source"])
+    who, digests = identity(source.deidentify), {}
+    for link in links:
+        try:
+            with local_copy(source.root, link["url"]) as path:
+                digests[link["url"]] = _digest(path, who)
+        except Refused as fault:
+            digests[link["url"]] = fault.reason
+    return _unit_digest(rows, links, digests)
 
 
-def _seen(units: list[dict[str, Any]], links: dict[str, list[dict[str, Any]]]) -> str:
-    """Return a digest of what the sources' listings said of a shard's objects when it was built."""
-    rows = [
-        canonical_json([link[n] for n in ("unit", "key", "url", "size", "mtime_ns", "etag")])
-        for unit in units
-        for link in links.get(unit["unit"], [])
-    ]
-    return digest_of(sorted(rows))
+def _unit_digest(rows: Rows, links: list[dict[str, Any]], digests: dict[str, str]) -> str:
+    """Return what stands for all that decides a unit's media and words: its rows, and the bytes of its objects."""
+    objects = sorted(f"{link['key']} {digests[link['url']]}" for link in links)
+    return digest_of([sha256_hex(canonical_json(rows)), *objects])
 
 
 def build_shard(work: ShardWork) -> ShardDone:
-    """Read, stage and store the units of one shard, then write its ledger; a task of its own for Ray."""
+    """Read, stage and store the units of one shard, then write its ledger; a task of its own for Ray.
+
+    Raises:
+        BugError: reading or staging failed in a way that is no refusal; it names the shard, the unit and the stage.
+    """
     store, build = Store(work.out), Build(work.out)
     names = [u["unit"] for u in work.units]
-    tables = {t: _by_unit(build, t, names) for t in ("article", "figure", "series")}
-    links = _links_of(store, names)
-    store.delete(work.shard.ledger)
+    rows, links = unit_rows(build, names), _links_by_unit(store, names)
+    sources, stages = work.how.open()
     units: list[dict[str, Any]] = []
     refused: list[Refusal] = []
     stored: list[str] = []
     counts = {"in": 0, "made": 0, "out": 0, "refused": 0}
-    with Guard() as guard, ShardWriter(store, work.shard) as writer:
+    guard = _guard()
+    with ShardWriter(store, work.shard) as writer:
         for unit in work.units:
-            rows = {t: found.get(unit["unit"], []) for t, found in tables.items()}
+            name = unit["unit"]
+            reading = _Reading(work, unit, sources[unit["source"]], stages, rows[name], links.get(name, []))
             kept: list[str] = []
-            digests: dict[str, str] = {"": rows["article"][0]["source_digest"]} if rows["article"] else {}
-            for made in _read_unit(guard, work, unit, rows, links.get(unit["unit"], []), digests):
+            for made in reading.parts(guard):
                 counts["in"] += made.taken
                 counts["made"] += made.made
                 refused += made.refused
@@ -198,14 +253,13 @@ def build_shard(work: ShardWork) -> ShardDone:
                     try:
                         writer.add(sample)
                     except Refused as fault:
-                        refused.append(
-                            Refusal(unit["unit"], sample.key, unit["source"], "store", fault.reason, fault.detail)
-                        )
+                        refused.append(Refusal(name, sample.key, unit["source"], "store", fault.reason, fault.detail))
                         continue
+                    except OSError as fault:
+                        raise mendable(fault, tempfile.gettempdir()) from fault
                     kept.append(sample.key)
                     stored.append(f"{sample.key} {sha256_hex(sample.members['json'].data)}")
-            digest = digest_of(digests[url] for url in sorted(digests))
-            units.append({"unit": unit["unit"], "digest": digest, "kept": sorted(kept)})
+            units.append({"unit": name, "digest": reading.digest(), "kept": sorted(kept)})
         counts["out"], counts["refused"] = len(stored), len(refused)
         assert counts["in"] + counts["made"] == counts["out"] + counts["refused"], (str(work.shard), counts)
         tars = writer.close()
@@ -214,68 +268,95 @@ def build_shard(work: ShardWork) -> ShardDone:
         "split": work.shard.split,
         "number": work.shard.number,
         "media_fingerprint": work.media_fingerprint,
-        "digest": digest_of([work.media_fingerprint, *sorted(stored)]),
+        "digest": digest_of([work.media_fingerprint, *(u["digest"] for u in units), *sorted(stored)]),
         "units": units,
         "refused": [asdict(r) for r in sorted(refused, key=lambda r: (r.unit, r.key, r.stage, r.reason))],
         "counts": counts,
         "tars": tars,
     }
     _remove_stale(store, work.shard, set(tars))
-    store.write(_seen_path(work.shard), _seen(list(work.units), links).encode())
+    seen = {name: _seen(links.get(name, [])) for name in names}
+    store.write(f"{SEEN}/{work.shard}.json", canonical_json(seen).encode())
     store.write(work.shard.ledger, (canonical_json(ledger) + "\n").encode())
+    log.info("%s: %d kept, %d refused", work.shard, len(stored), len(refused))
     return ShardDone(work.shard, len(stored), len(refused), sum(t["size"] for t in tars.values()))
 
 
-def _by_unit(build: Build, table: str, units: list[str]) -> dict[str, list[dict[str, Any]]]:
-    column = "unit" if table == "series" else "article_key"
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in build.table(table, units=units).to_pylist():
-        found.setdefault(row[column], []).append(row)
+@cache
+def _guard() -> Guard:
+    """Return this process's guarded child: one for all its shards, since a start costs as much as a small shard."""
+    return Guard()
+
+
+def unit_rows(build: Build, units: list[str]) -> dict[str, Rows]:
+    """Return, by unit, its rows of the tables that decide its media."""
+    found: dict[str, Rows] = {unit: {table: [] for table in ("article", "figure", "series")} for unit in units}
+    for table in ("article", "figure", "series"):
+        column = "unit" if table == "series" else "article_key"
+        for row in build.table(table, units=units).to_pylist():
+            found[row[column]][table].append(row)
     return found
 
 
-def _links_of(store: Store, units: list[str]) -> dict[str, list[dict[str, Any]]]:
-    links: dict[str, list[dict[str, Any]]] = {}
-    for name in store.names(LINKS):
-        for row in conform(store.read_table(f"{LINKS}/{name}", among=("unit", units)), LINK).to_pylist():
-            links.setdefault(row["unit"], []).append(row)
-    return {unit: sorted(rows, key=lambda r: (r["order"], r["key"], r["url"])) for unit, rows in links.items()}
+@dataclass
+class _Reading:
+    """One unit on its way through the guarded child."""
 
+    work: ShardWork
+    unit: dict[str, Any]
+    source: Source
+    stages: tuple[Any, ...]
+    rows: Rows
+    links: list[dict[str, Any]]
+    digests: dict[str, str] = field(default_factory=dict)
 
-def _read_unit(
-    guard: Guard,
-    work: ShardWork,
-    unit: dict[str, Any],
-    rows: dict[str, list[dict[str, Any]]],
-    links: list[dict[str, Any]],
-    digests: dict[str, str],
-) -> Iterator[UnitMade]:
-    """Give what became of the parts of a unit, each read in the guarded child; `digests` is filled by url."""
-    source = work.sources[unit["source"]]
-    who = identity(source.deidentify)
-    with ExitStack() as copies:
-        paths = {}
-        for link in links:
-            if link["key"] or not isinstance(source, Papers):
-                paths[link["url"]] = copies.enter_context(local_copy(source.root, link["url"]))
-                digests[link["url"]] = _digest(paths[link["url"]], who)
-        whole = UnitWork(
-            unit=unit["unit"], source=unit["source"], group=unit["group"], split=unit["split"], rows=rows,
-            paths=paths, links=tuple(links), digests=digests, stages=work.stages, key_id=who.key_id,
-            pixel_secret=who.token("secret", "pixels").encode() if who.secret else None,
-        )  # fmt: skip
-        for part in parts_of(source, whole):
-            try:
-                yield guard.call(source.read, part, timeout_s=UNIT_TIMEOUT_S)
-            except Refused as fault:
-                key = part.rows["figure"][0]["media"][0]["key"] if part.rows["figure"] else part.unit
-                yield UnitMade(part.unit, taken=1, refused=[refusal(part, key, "read", fault)])
+    def digest(self) -> str:
+        """Return the unit's digest, once its parts were read."""
+        return _unit_digest(self.rows, self.links, self.digests)
+
+    def parts(self, guard: Guard) -> Iterator[UnitMade]:
+        """Give what became of the parts of the unit."""
+        who = identity(self.source.deidentify)
+        paths: dict[str, str] = {}
+        unread: dict[str, Refused] = {}
+        with ExitStack() as copies:
+            for link in self.links:
+                url = link["url"]
+                try:
+                    path = copies.enter_context(local_copy(self.source.root, url))
+                    self.digests[url] = _digest(path, who)
+                    paths[url] = path
+                except Refused as fault:
+                    self.digests[url], unread[url] = fault.reason, fault
+            whole = UnitWork(
+                unit=self.unit["unit"], source=self.unit["source"], group=self.unit["group"],
+                split=self.unit["split"], rows=self.rows, paths=paths, links=tuple(self.links), digests=self.digests,
+                stages=self.stages, key_id=who.key_id,
+                pixel_secret=who.token("secret", "pixels").encode() if who.secret else None,
+            )  # fmt: skip
+            for part in parts_of(self.source, whole):
+                yield self._made(guard, part, unread)
+
+    def _made(self, guard: Guard, part: UnitWork, unread: dict[str, Refused]) -> UnitMade:
+        figures = part.rows["figure"]
+        key = figures[0]["media"][0]["key"] if figures else part.unit
+        try:
+            for link in part.links:
+                if link["url"] in unread and link["key"] in (key, "", "mask") and (link["key"] or not figures):
+                    raise unread[link["url"]]
+            return guard.call(call, carry((self.source.read, (part,))), timeout_s=self.work.timeout_s)
+        except Refused as fault:
+            return UnitMade(part.unit, taken=1, refused=[refusal(part, key, "read", fault)])
+        except GuardBug as fault:
+            lines = str(fault).strip().splitlines()
+            told = lines[-1] if BugError.__name__ in lines[-1] else " | ".join(line.strip() for line in lines[-3:])
+            raise BugError(f"shard {self.work.shard}, unit {part.unit}, medium {key}: {told}") from None
 
 
 def parts_of(source: Source, work: UnitWork) -> list[UnitWork]:
     """Return what is read at once: an image series, or one figure of a paper, so that a crash costs no neighbour."""
     if not isinstance(source, Papers):
-        return [work]
+        return [work] if work.rows["series"] else []  # a unit whose object became unreadable has no row any more
     return [
         replace(work, rows={**work.rows, "figure": [{**figure, "media": [media]}]})
         for figure in work.rows["figure"]

@@ -1,7 +1,6 @@
 """Recipe: all that decides a build's facts, written as a Python function with typed keyword parameters."""
 
 import importlib
-import importlib.util
 import inspect
 import os
 import pkgutil
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Protocol, get_type_hints
 import pydantic
 
 from medloom.pipelines import recipes as bundled
+from medloom.pipelines.carried import module_of_text
 from medloom.pipelines.sources.papers import Papers
 from medloom.pipelines.sources.scans import Scans
 from medloom.pipelines.unit import Task
@@ -187,11 +187,7 @@ def _module(where: str) -> ModuleType:
         path = Path(where)
         if not path.is_file():
             raise ConfigError(f"there is no recipe at {where}: no such file")
-        spec = importlib.util.spec_from_file_location(f"medloom_recipe_{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = module_of_text(str(path), path.read_text())
     else:
         names = [entry.name for entry in pkgutil.iter_modules(bundled.__path__)]
         if where not in names:

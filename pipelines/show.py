@@ -6,12 +6,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from medloom.pipelines.report import has_release
 from medloom.pipelines.tables.job import LINKS
 from medloom.schemas.build import Build, conform
 from medloom.schemas.errors import FormatError, SourceError
 from medloom.schemas.origin import TERMS
-from medloom.schemas.release import Release
+from medloom.schemas.release import find_release
 from medloom.schemas.shard import ShardName
 from medloom.schemas.tables import LINK, measured_values
 
@@ -57,9 +56,9 @@ def _example(build: Build, name: str) -> dict[str, Any]:
 
 def _state(build: Build, row: dict[str, Any]) -> str:
     """Return the example's state in the newest release of this build, "in no release" where there is none."""
-    if not has_release(build):
+    release = find_release(f"{build.url}/releases")
+    if release is None:
         return "in no release"
-    release = Release(build.url)
     rows = release.rows.filter(pc.equal(release.rows["example_id"], row["example_id"])).to_pylist()
     return f"{release.states().of_row(rows[0])} in release {release.number}" if rows else "in no release"
 
@@ -157,7 +156,7 @@ def _refused(build: Build, name: str) -> dict[str, Any]:
     if not rows:
         return {}
     unit = rows[0]["unit"]
-    found = {"what": "refusal", "key": name, "refused": rows, "files": _files(build, unit, name)}
+    found: dict[str, Any] = {"what": "refusal", "key": name, "refused": rows, "files": _files(build, unit, name)}
     for figure in build.table("figure", units=[unit]).to_pylist():
         if name == figure["fig_key"] or any(m["key"] == name for m in figure["media"]):
             found["figure"] = {n: figure[n] for n in FIGURE_SHOWN}
@@ -171,4 +170,4 @@ def _files(build: Build, unit: str, key: str) -> list[str]:
     for part in store.names(LINKS):
         rows = conform(store.read_table(f"{LINKS}/{part}", among=("unit", [unit])), LINK).to_pylist()
         found += [r for r in rows if not key or r["key"] in (key, "", "mask")]
-    return [r["url"] for r in sorted(found, key=lambda r: (r["order"], r["url"]))]
+    return [r["url"] for r in sorted(found, key=lambda r: (r["key"] != "", r["order"], r["url"]))]

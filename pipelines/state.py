@@ -8,12 +8,13 @@ from typing import Any
 
 import filelock
 
+from medloom.connectors.settings import identity
 from medloom.pipelines.recipe import LoadedRecipe, load_recipe
 from medloom.schemas import manifest as manifests
 from medloom.schemas.build import Build
 from medloom.schemas.errors import ConfigError, RetryLater, SourceError
 from medloom.schemas.keys import canonical_json
-from medloom.schemas.store import Store
+from medloom.schemas.store import Store, mendable
 
 RECIPE = "private/recipe.json"
 LOCK = "private/lock"
@@ -24,7 +25,8 @@ def locked(store: Store) -> Iterator[None]:
     """Hold the build's lock, so that one run writes at a time.
 
     Raises:
-        RetryLater: another run holds it.
+        RetryLater: another run holds it, or the disk is full.
+        SourceError: the folder cannot be written.
     """
     if not store.is_local:  # an object store has no lock that dies with its holder; the manifest goes by If-None-Match
         yield
@@ -32,17 +34,14 @@ def locked(store: Store) -> Iterator[None]:
     try:
         store.local("private").mkdir(parents=True, exist_ok=True)
         os.chmod(store.local("private"), 0o700)
-    except OSError as fault:
-        raise SourceError(
-            f"cannot write {store.url}: {fault.strerror}; choose a folder that you may write to"
-        ) from fault
-    lock = filelock.FileLock(store.local(LOCK), timeout=0)
-    try:
+        lock = filelock.FileLock(store.local(LOCK), timeout=0)
         lock.acquire()
-    except filelock.Timeout:
+    except filelock.Timeout:  # before OSError, which it is as well
         raise RetryLater(
             f"another run is writing {store.url}; wait for it to end, then run the same command again"
         ) from None
+    except OSError as fault:
+        raise mendable(fault, store.url) from fault
     try:
         yield
     finally:
@@ -50,13 +49,14 @@ def locked(store: Store) -> Iterator[None]:
 
 
 def begin(loaded: LoadedRecipe, store: Store) -> None:
-    """Record the recipe of a new build, or check that an older one was begun with the same name and splits.
+    """Record the recipe of a new build, or check that an older one was begun with the same name, splits and keys.
 
     Raises:
-        ConfigError: the folder belongs to another recipe, or the splits would change.
+        ConfigError: the folder belongs to another recipe, the splits or the key would change, or there is no key.
     """
+    key_ids = keys(loaded)
     said = {
-        "recipe": loaded.where, "name": loaded.recipe.name, "settings": loaded.settings,
+        "recipe": loaded.where, "name": loaded.recipe.name, "settings": loaded.settings, "key_ids": key_ids,
         "split_fingerprint": loaded.recipe.split_fingerprint(),
     }  # fmt: skip
     if store.exists(RECIPE):
@@ -70,7 +70,27 @@ def begin(loaded: LoadedRecipe, store: Store) -> None:
                 f"{store.url} was begun with other splits (salt, shares or shard_bytes), and a unit's split never "
                 "changes; keep the settings or build into a new folder"
             )
+        _check_keys(store, have["key_ids"], key_ids)
     store.write(RECIPE, (canonical_json(said) + "\n").encode())
+
+
+def keys(loaded: LoadedRecipe) -> dict[str, str]:
+    """Return by source which identity key makes its tokens ("none" without one).
+
+    Raises:
+        ConfigError: a source needs a key and there is none.
+    """
+    return {source.name: identity(source.deidentify).key_id for source in loaded.recipe.sources}
+
+
+def _check_keys(store: Store, have: dict[str, str], now: dict[str, str]) -> None:
+    for source, key_id in now.items():
+        if have.get(source, key_id) != key_id:
+            raise ConfigError(
+                f"source {source} of {store.url} was begun with identity key {have[source]} and would go on with "
+                f"{key_id}, so that one patient would become two; set MEDLOOM_IDENTITY_KEY to the key of the build, or "
+                "build into a new folder"
+            )
 
 
 def resume(store: Store, settings: dict[str, str]) -> LoadedRecipe:
@@ -82,7 +102,9 @@ def resume(store: Store, settings: dict[str, str]) -> LoadedRecipe:
     if not store.exists(RECIPE):
         raise SourceError(f"{store.url} is not a build: `medloom tables RECIPE --to {store.url}` begins one")
     have = json.loads(store.read(RECIPE))
-    return load_recipe(have["recipe"], {**have["settings"], **settings})
+    loaded = load_recipe(have["recipe"], {**have["settings"], **settings})
+    _check_keys(store, have["key_ids"], keys(loaded))
+    return loaded
 
 
 def commit(loaded: LoadedRecipe, store: Store, *, tasks: dict[str, str] | None = None) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Step:
 def tables(step: Step, recipe: str) -> dict[str, Any]:
     """Bring tables, links and plan up to date with the sources; return the manifest."""
     store, loaded = Store(step.out), load_recipe(recipe, step.settings)
+    state.keys(loaded)  # before anything is written
     with state.locked(store):
         state.begin(loaded, store)
         step.tell.begin("tables", 1)

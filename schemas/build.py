@@ -49,7 +49,7 @@ class Build:
         return newest
 
     def table(self, name: str, columns: list[str] | None = None, *, units: list[str] | None = None) -> pa.Table:
-        """All rows of a table of `medloom.schemas.tables.TABLES`, or those of `units`; none when there is no such table."""
+        """All rows of a table of `medloom.schemas.tables.TABLES`, or those of `units`; none where it is not there."""
         schema = TABLES[name]
         if columns:
             schema = pa.schema([schema.field(c) for c in columns])

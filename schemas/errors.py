@@ -33,6 +33,12 @@ class RetryLater(MedloomError):
     exit_status = 75
 
 
+class BugError(MedloomError):
+    """A reader, stage or task failed in a way that is no refusal: it names which and the key (exit 70)."""
+
+    exit_status = 70
+
+
 class Refused(Exception):
     """One input is refused, and counted, for a fixed reason; the run goes on.
 

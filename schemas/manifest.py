@@ -15,12 +15,12 @@ COMMITTED = ("plan", "media", "index", "ledger", "tables", "examples")  # what a
 
 
 def list_files(store: Store) -> list[str]:
-    """Return the paths of all files that a manifest lists, sorted."""
+    """Return the paths of all files that a manifest lists, sorted; cards (README.md) describe them and are no facts."""
     found: list[str] = []
     pending = list(COMMITTED)
     while pending:
         folder = pending.pop()
-        found += [f"{folder}/{name}" for name in store.names(folder)]
+        found += [f"{folder}/{name}" for name in store.names(folder) if name != "README.md"]
         pending += [f"{folder}/{name}" for name in store.folders(folder)]
     return sorted(found)
 
@@ -78,7 +78,8 @@ def parse(data: bytes, *, where: str) -> dict[str, Any]:
         raise FormatError(f"cannot read {where}: it is not a JSON file of MedLoom ({fault!r})") from fault
     if version > FORMAT_VERSION:
         raise FormatError(
-            f"cannot read {where}: format_version {version} is newer than this MedLoom's {FORMAT_VERSION}; update MedLoom"
+            f"cannot read {where}: format_version {version} is newer than {FORMAT_VERSION}, which this MedLoom reads; "
+            "update MedLoom"
         )
     return dict(value)
 

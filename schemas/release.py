@@ -195,6 +195,15 @@ class Release:
         return rows.filter(pc.equal(self.states().of_rows(rows), "live"))
 
 
+def find_release(url: str) -> Release | None:
+    """Return the newest release at `url`, of a folder of releases or of a build; None where none was finished."""
+    for folder in (url, f"{url.rstrip('/')}/releases"):
+        store = Store(folder)
+        if any(f.isdigit() and store.exists(f"{f}/release.json") for f in store.folders("")):
+            return Release(folder)
+    return None
+
+
 def read_overlay(store: Store) -> pa.Table:
     """Return the overlay's rows in the order they were appended."""
     parts = [conform(store.read_table(f"overlay/{n}"), STATE) for n in store.names("overlay") if n.endswith(".parquet")]

@@ -1,8 +1,10 @@
 """Store: the one reader and writer of a folder, local or any fsspec URL; every write is whole or absent."""
 
 import errno
+import io
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +66,7 @@ class Store:
         try:
             self.fs.invalidate_cache()
             found = self.fs.ls(self.path(folder), detail=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         names = [e["name"].rstrip("/").rsplit("/", 1)[-1] for e in found if e["type"] == "file"]
         return sorted(n for n in names if n and not n.startswith(_PARTIAL))
@@ -74,7 +76,7 @@ class Store:
         try:
             self.fs.invalidate_cache()
             found = self.fs.ls(self.path(folder), detail=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return sorted(e["name"].rstrip("/").rsplit("/", 1)[-1] for e in found if e["type"] == "directory")
 
@@ -108,7 +110,7 @@ class Store:
         folder, base = os.path.split(target)
         try:
             os.makedirs(folder, exist_ok=True)
-            partial = f"{folder}/{_PARTIAL}{os.getpid()}-{base}"
+            partial = _partial(folder, base)
             try:
                 with open(partial, "wb") as file:
                     yield file
@@ -133,21 +135,38 @@ class Store:
         """
         target = self.path(name)
         if self.is_local:
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            partial = f"{os.path.dirname(target)}/{_PARTIAL}{os.getpid()}-{os.path.basename(target)}"
-            Path(partial).write_bytes(data)
             try:
-                os.link(partial, target)
-            except FileExistsError:
-                return False
-            finally:
-                Path(partial).unlink(missing_ok=True)
-            return True
+                return self._create_local(target, data)
+            except OSError as fault:
+                raise mendable(fault, target) from fault
         try:
             self.fs.pipe_file(target, data, mode="create")
         except FileExistsError:
             return False
         return True
+
+    def _create_local(self, target: str, data: bytes) -> bool:
+        folder, base = os.path.split(target)
+        os.makedirs(folder, exist_ok=True)
+        partial = _partial(folder, base)
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(partial, target)  # unlike a rename, it never replaces what is there
+        except FileExistsError:
+            return False
+        finally:
+            Path(partial).unlink(missing_ok=True)
+        return True
+
+    def make_folder(self, name: str) -> None:
+        """Make a folder of this machine, and those above it; one that is there is fine."""
+        try:
+            os.makedirs(self.local(name), exist_ok=True)
+        except OSError as fault:
+            raise mendable(fault, self.path(name)) from fault
 
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there is fine."""
@@ -179,10 +198,14 @@ class Store:
 
         `metadata` is kept in the file's key-value metadata.
         """
-        if metadata:
-            table = table.replace_schema_metadata(metadata)
         with self.writing(name) as file:
-            pq.write_table(table, file, compression="zstd", row_group_size=65536, store_schema=True)
+            _write_parquet(table, file, metadata)
+
+    def create_table(self, name: str, table: pa.Table, metadata: dict[str, str] | None = None) -> bool:
+        """Write a small table as `write_table` does, only if no file of that name is there; return whether it was."""
+        file = io.BytesIO()
+        _write_parquet(table, file, metadata)
+        return self.create(name, file.getvalue())
 
     def table_metadata(self, name: str) -> dict[str, str]:
         """Return the key-value metadata that `write_table` kept."""
@@ -194,12 +217,28 @@ class Store:
         return Store, (self.url,)
 
 
+def _partial(folder: str, base: str) -> str:
+    """Return a name of its own for every write: threads, and machines that share a disk, share process ids."""
+    return f"{folder}/{_PARTIAL}{uuid.uuid4().hex}-{base}"
+
+
+def _write_parquet(table: pa.Table, file: IO[bytes], metadata: dict[str, str] | None) -> None:
+    if metadata:
+        table = table.replace_schema_metadata(metadata)
+    with pq.ParquetWriter(file, table.schema, compression="zstd", store_schema=True) as writer:
+        if table.num_rows:  # else Hugging Face stumbles over a row group of no rows
+            writer.write_table(table, row_group_size=65536)
+
+
 def mendable(fault: OSError, target: str) -> Exception:
     """Turn a full disk or a missing permission into an error of one sentence; others stay as they are."""
-    if fault.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RetryLater(f"cannot write {target}: the disk is full; free some space and run the same command again")
+    if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return RetryLater(
+            f"cannot write {target}: the disk is full, or files may not grow that large; free some space and run the "
+            "same command again"
+        )
     if fault.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return SourceError(f"cannot write {target}: {fault.strerror}; choose a folder that you may write to")
-    if fault.errno in (errno.ENOTDIR, errno.EISDIR):
+    if fault.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return SourceError(f"cannot write {target}: {(fault.strerror or '').lower()}; choose another folder")
     return fault

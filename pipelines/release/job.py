@@ -2,22 +2,39 @@
 
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medloom.pipelines.release.rows import example_rows, media_rows, release_rows
 from medloom.pipelines.release.states import Policy, states
+from medloom.quality.checks import SOFT_CHECKS
 from medloom.schemas.build import Build, conform
-from medloom.schemas.errors import ConfigError, GateError
+from medloom.schemas.errors import ConfigError, FormatError, GateError, RetryLater
 from medloom.schemas.keys import canonical_json, sha256_hex
 from medloom.schemas.manifest import digest_of_manifest
-from medloom.schemas.release import SCOPES, Release, States, append_overlay, parse_query, read_overlay, relative_uri
+from medloom.schemas.origin import TERMS_VERSION
+from medloom.schemas.release import (
+    SCOPES,
+    Release,
+    States,
+    append_overlay,
+    find_release,
+    parse_query,
+    read_overlay,
+    relative_uri,
+)
 from medloom.schemas.store import Store
 from medloom.schemas.tables import FORMAT_VERSION, RELEASE_ROW, STATE
+
+VERSION = "1"  # changes when equal builds and policy would give other rows or states
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -29,23 +46,71 @@ def make_release(urls: list[str], to: str, *, policy: Policy, master: str) -> Re
     Raises:
         SourceError: one of `urls` is no build.
         FormatError: one of them has committed nothing.
+        RetryLater: another run is making a release there.
     """
-    from medloom.pipelines.spark import session
+    builds = list({Store(url).root: Build(url).must_exist() for url in urls}.values())
+    with _locked(store := Store(to)):
+        return _make(store, builds, policy, master)
 
-    store = Store(to)
-    builds = [Build(url).must_exist() for url in urls]
+
+@contextmanager
+def _locked(store: Store) -> Iterator[None]:
+    """Keep two runs from taking the same number; what streams a release reads on."""
+    if not store.is_local:  # an object store has no lock that dies with its holder; release.json is never replaced
+        yield
+        return
+    store.make_folder("")
+    lock = filelock.FileLock(store.local(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RetryLater(f"another run is making a release at {store.url}; run the same command again") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(store: Store, builds: list[Build], policy: Policy, master: str) -> Release:
     pinned = [
         {"uri": relative_uri(b.url, base=store.url), "number": m["number"], "manifest": digest_of_manifest(m)}
         for b, m in ((b, b.manifest()) for b in builds)
     ]
+    facts = {"builds": pinned, "policy": asdict(policy), "rules": _rules()}
+    newest = find_release(store.url)
+    if newest and _is(newest, facts):
+        return newest
+    rows, said = _rows_and_states(builds, policy, master)
+    return write_release(store, rows, said, facts)
+
+
+def _rules() -> dict[str, Any]:
+    """Return what besides builds and policy decides rows and states."""
+    checks = [f"{check.name} {check.version}" for check in SOFT_CHECKS if check.severity == "withhold"]
+    return {"version": VERSION, "checks": checks, "terms": TERMS_VERSION}
+
+
+def _is(release: Release, facts: dict[str, Any]) -> bool:
+    """Whether a release was made of these facts and its rows are still those that were written."""
+    try:
+        return all(release.facts.get(key) == value for key, value in facts.items()) and bool(release.rows.schema)
+    except (FormatError, FileNotFoundError):
+        return False
+
+
+def _rows_and_states(builds: list[Build], policy: Policy, master: str) -> tuple[pa.Table, pa.Table]:
+    from medloom.pipelines.spark import session
+
     spark = session(master, name="medloom release")
     media, examples = media_rows(spark, builds), example_rows(spark, builds)
-    with tempfile.TemporaryDirectory(prefix="medloom-spark-") as scratch:
-        rows = _collect(release_rows(examples, media), ["example_id"], RELEASE_ROW, Path(scratch) / "rows")
-        found = states(spark, builds, examples, media, policy)
-        said = _collect(found, ["scope", "id", "reason", "by"], STATE, Path(scratch) / "states")
-    spark.catalog.clearCache()
-    return write_release(store, rows, said, {"builds": pinned, "policy": asdict(policy)})
+    try:
+        with tempfile.TemporaryDirectory(prefix="medloom-spark-") as scratch:
+            rows = _collect(release_rows(examples, media), ["example_id"], RELEASE_ROW, Path(scratch) / "rows")
+            found = states(spark, builds, examples, media, policy)
+            said = _collect(found, ["scope", "id", "reason", "by"], STATE, Path(scratch) / "states")
+    finally:
+        spark.catalog.clearCache()
+    return rows, said
 
 
 def _collect(frame: "DataFrame", keys: list[str], schema: pa.Schema, folder: Path) -> pa.Table:
@@ -55,9 +120,8 @@ def _collect(frame: "DataFrame", keys: list[str], schema: pa.Schema, folder: Pat
 
 def write_release(store: Store, rows: pa.Table, said: pa.Table, facts: dict[str, Any]) -> Release:
     """Write rows and states as the next release, or return the newest when it would be the same."""
-    done = [int(f) for f in store.folders("") if f.isdigit() and store.exists(f"{f}/release.json")]
-    newest = Release(store.url) if done else None
-    name = f"{(max(done) if done else 0) + 1:04d}"
+    newest = find_release(store.url)
+    name = f"{(newest.number if newest else 0) + 1:04d}"
     metadata = {"format_version": str(FORMAT_VERSION)}
     store.delete_folder(name)  # what a killed run left: without release.json it was never a release
     store.write_table(f"{name}/rows.parquet", rows, metadata)
@@ -69,37 +133,37 @@ def write_release(store: Store, rows: pa.Table, said: pa.Table, facts: dict[str,
         "rows_sha256": sha256_hex(store.read(f"{name}/rows.parquet")),
         "states_sha256": sha256_hex(store.read(f"{name}/states.parquet")),
     }
-    if newest and all(newest.facts[key] == value for key, value in facts.items()):
+    if newest and _is(newest, facts):
         store.delete_folder(name)
         return newest
     release = {**facts, "number": int(name), "parent": newest.digest if newest else ""}
     if not store.exists("overlay"):
         store.write_table("overlay/0001.parquet", STATE.empty_table(), metadata)
-    store.write(f"{name}/release.json", (canonical_json(release) + "\n").encode())
+    if not store.create(f"{name}/release.json", (canonical_json(release) + "\n").encode()):
+        raise RetryLater(f"another run made release {int(name)} at {store.url}; run the same command again")
     return Release(store.url, number=int(name))
 
 
 def _counts(rows: pa.Table, by_policy: States, said: pa.Table) -> dict[str, Any]:
-    live: Counter[str] = Counter()
-    tasks: Counter[str] = Counter()
-    for row in rows.to_pylist():
-        if by_policy.of_row(row) == "live":
-            live[row["split"]] += 1
-            tasks[row["task"]] += 1
+    live = rows.filter(pc.equal(by_policy.of_rows(rows), "live"))
     return {
         "rows": rows.num_rows,
-        "live": dict(sorted(live.items())),
-        "tasks": dict(sorted(tasks.items())),
-        "withheld": dict(sorted(Counter(said["reason"].to_pylist()).items())),
+        "live": _tally(live["split"]),
+        "tasks": _tally(live["task"]),
+        "withheld": _tally(said["reason"]),
     }
+
+
+def _tally(column: pa.ChunkedArray) -> dict[str, int]:
+    return dict(sorted(Counter(column.to_pylist()).items()))
 
 
 def overlay(to: str, subjects: list[str], *, state: str, reason: str, by: str) -> str:
     """Append a state for each `SCOPE:ID` of `subjects`, and return the path of the new part.
 
     Raises:
-        ConfigError: a subject is not of that form, its scope is unknown, a withdrawn one would be lifted, or no reason
-            is given.
+        ConfigError: a subject is not of that form, its scope is unknown, nothing of that name is in the release, a
+            withdrawn one would be lifted, or no reason is given.
         SourceError: there is no release at `to`.
     """
     release = Release(to)
@@ -113,10 +177,23 @@ def overlay(to: str, subjects: list[str], *, state: str, reason: str, by: str) -
             raise ConfigError(f"{subject!r} is not SCOPE:ID; scopes are {', '.join(SCOPES)}")
         if scope == "query":
             parse_query(name)
+        elif not _holds(release, scope, name):
+            raise ConfigError(f"release {release.number} at {release.url} holds no {scope} {name!r}")
         if state == "live" and have.get((scope, name)) == "withdrawn":
             raise ConfigError(f"{subject} was withdrawn, and a withdrawal is for good")
         rows.append({"scope": scope, "id": name, "state": state, "reason": reason, "by": by})
     return append_overlay(release.store, rows)
+
+
+def _holds(release: Release, scope: str, name: str) -> bool:
+    """Whether a release speaks of a subject, or one of its builds holds it without an example."""
+    by_rows = States({(scope, name): "withheld"}).of_rows(release.rows)
+    if pc.any(pc.equal(by_rows, "withheld")).as_py():
+        return True
+    if scope == "example":
+        return False
+    column = "key" if scope == "medium" else "group"
+    return any(pc.any(pc.equal(build.index(columns=[column])[column], name)).as_py() for build in release.builds())
 
 
 def must_be_live(release: Release) -> None:
@@ -125,8 +202,10 @@ def must_be_live(release: Release) -> None:
     Raises:
         GateError: no example of it is live.
     """
-    if not release.facts["counts"]["live"]:
+    counts = release.facts["counts"]
+    if not counts["live"]:
+        why = ", ".join(f"{n} {reason}" for reason, n in counts["withheld"].items()) or "its builds hold no example"
         raise GateError(
-            f"release {release.number} at {release.url} keeps nothing: {release.facts['counts']['withheld']}; "
+            f"release {release.number} at {release.url} keeps none of its {counts['rows']} examples: {why}; "
             "`medloom report` shows what was withheld and why"
         )

@@ -29,19 +29,14 @@ _FILE = pa.schema([("build", pa.int32()), ("url", pa.string()), ("path", pa.stri
 
 
 def media_rows(spark: "SparkSession", builds: list[Build]) -> "DataFrame":
-    """Return a row of `MEDIA` per medium; a key that several builds hold stands with the first of them alone."""
-    from pyspark.sql import Window
-    from pyspark.sql import functions as sf
-
+    """Return a row of `MEDIA` per medium and build; the same key may stand in several builds."""
     files = [
         {"build": i, "url": build.url, "path": shard.index(layout)}
         for i, build in enumerate(builds)
         for shard, ledger in build.ledgers()
         for layout in sorted(ledger["tars"])
     ]
-    rows = _map_files(spark, files, _read_index, MEDIA)
-    first = Window.partitionBy("key").orderBy("build")
-    return rows.withColumn("nth", sf.row_number().over(first)).where("nth = 1").drop("nth").persist()
+    return _map_files(spark, files, _read_index, MEDIA).persist()
 
 
 def example_rows(spark: "SparkSession", builds: list[Build]) -> "DataFrame":
@@ -84,18 +79,13 @@ def _medium(file: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 def _read_examples(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for file in (row for batch in batches for row in batch.to_pylist()):
         table = conform(Store(file["url"]).read_table(file["path"]), EXAMPLE)
-        kept = [n for n in EXAMPLES.names if n in EXAMPLE.names]
-        rows = [
-            {
-                **{n: row[n] for n in kept},
-                "build": file["build"],
-                "part": file["path"],
-                "row": i,
-                "states": _failing([row]),
-            }
-            for i, row in enumerate(table.to_pylist())
-        ]
+        rows = [_example(file, i, row) for i, row in enumerate(table.to_pylist())]
         yield from pa.Table.from_pylist(rows, schema=EXAMPLES).to_batches()
+
+
+def _example(file: dict[str, Any], i: int, row: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: row[name] for name in EXAMPLES.names if name in row}
+    return {**kept, "build": file["build"], "part": file["path"], "row": i, "states": _failing([row])}
 
 
 def _failing(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -109,11 +99,12 @@ def _failing(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def release_rows(examples: "DataFrame", media: "DataFrame") -> "DataFrame":
-    """Return rows of `RELEASE_ROW`: examples with the layouts, modalities and shapes of their media, in order."""
+    """Return rows of `RELEASE_ROW`: examples with layouts, modalities and shapes of their media, in order."""
     from pyspark.sql import functions as sf
 
-    used = examples.select("example_id", sf.posexplode("media").alias("at", "key"))
-    facts = used.join(media.select("key", "layout", "modality", "shape"), "key").groupBy("example_id")
+    used = examples.select("example_id", "build", sf.posexplode("media").alias("at", "key"))
+    stored = media.select("build", "key", "layout", "modality", "shape")
+    facts = used.join(stored, ["build", "key"]).groupBy("example_id")
     ordered = facts.agg(sf.sort_array(sf.collect_list(sf.struct("at", "layout", "modality", "shape"))).alias("m"))
     none = sf.array().cast("array<string>")
     columns = {"layouts": "layout", "modalities": "modality", "shapes": "shape"}

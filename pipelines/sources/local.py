@@ -8,19 +8,31 @@ from contextlib import contextmanager
 
 import fsspec
 
+from medloom.pipelines.sources.listing import is_local
+from medloom.schemas.errors import Refused
+
 
 @contextmanager
 def local_copy(root: str, url: str) -> Iterator[str]:
-    """Give the path of an object on this machine; a remote one is downloaded into a temporary file."""
+    """Give the path of an object on this machine; a remote one is downloaded into a temporary file.
+
+    Raises:
+        Refused("source.unreadable"): it is not there (any more), no file, or may not be read; its path is not told.
+    """
     fs, path = fsspec.core.url_to_fs(root)
     full = f"{path.rstrip('/')}/{url}"
-    protocol = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-    if "file" in protocol:
+    if is_local(fs):
+        if not os.path.isfile(full) or not os.access(full, os.R_OK):
+            raise Refused("source.unreadable", "the file is not there any more, or may not be read")
         yield full
         return
     with tempfile.TemporaryDirectory(prefix="medloom-") as folder:
         target = os.path.join(folder, "object" + ("".join(_endings(url))))
-        with fs.open(full, "rb") as remote, open(target, "wb") as file:
+        try:
+            remote = fs.open(full, "rb")
+        except (FileNotFoundError, PermissionError) as fault:
+            raise Refused("source.unreadable", "the object is not there any more, or may not be read") from fault
+        with remote, open(target, "wb") as file:
             shutil.copyfileobj(remote, file, 16 << 20)
         yield target
 

@@ -1,5 +1,6 @@
 """Papers: a folder of JATS articles and the figure files beside them; a unit is an article version."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +19,13 @@ class Papers:
         name: of the source, a column of every row.
         root: folder by path or fsspec URL: `*.xml` or `*.nxml` anywhere in it, figure files beside them or in a folder
             named after the article's file. It decides no byte, so it is in no fingerprint.
+        modalities: what is known of figure files beforehand, as (name of the file, modality); others are "figure".
         version: changes when equal files would give other media.
     """
 
     name: str
     root: str = field(metadata={"decides": False})
+    modalities: tuple[tuple[str, str], ...] = ()
     version: str = "1"
 
     deidentify = "off"  # what is published names its authors by licence
@@ -70,6 +73,6 @@ class Papers:
             group=work.group,
             origin=origin,
             content=picture,
-            modality="figure",
+            modality=dict(self.modalities).get(os.path.basename(link["url"]), "figure"),
             text=figure["caption"],
         )

@@ -4,15 +4,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from medloom.connectors import dicom, images, nifti
 from medloom.pipelines.sources.work import UnitMade, UnitWork, finish, refusal
-from medloom.schemas.errors import Refused
-from medloom.schemas.keys import digest_of
+from medloom.schemas.errors import ConfigError, Refused
+from medloom.schemas.keys import digest_of, slug
 from medloom.schemas.medium import Medium, Picture
 from medloom.schemas.origin import TERMS, Origin
 from medloom.schemas.volume import Volume
 
 Fallback = Literal["folder", "file"]
+GRID_TOLERANCE_MM = 1e-3  # between the places of a volume's and its label map's voxels
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Scans:
         sources_file: JSON file in the root: {path: {terms_id, licence, attribution}} where files differ; "" for none.
         mask_suffix: what a label map's name adds to its image's stem ("_seg": a.nii.gz and a_seg.nii.gz); "" for none.
         mask_labels: value and name of the classes in such label maps.
+        modality, body_part: of NIfTI volumes and images, whose headers name none.
         version: changes when equal files would give other media.
     """
 
@@ -42,16 +46,21 @@ class Scans:
     sources_file: str = ""
     mask_suffix: str = ""
     mask_labels: tuple[tuple[int, str], ...] = ()
+    modality: str = "OT"
+    body_part: str = ""
     version: str = "1"
 
     kind = "scans"
 
+    def __post_init__(self) -> None:
+        if self.terms_id not in TERMS:
+            raise ConfigError(f"source {self.name}: terms {self.terms_id!r} are none of {', '.join(TERMS)}")
+
     def read(self, work: UnitWork) -> UnitMade:
         """Return the samples of one series; called in the guarded child."""
         series = work.rows["series"][0]
-        images_of = [link for link in work.links if link["key"] != "mask"]
         made = UnitMade(work.unit)
-        paths = [work.paths[link["url"]] for link in images_of]
+        paths = [work.paths[link["url"]] for link in work.links if link["key"] == ""]
         try:
             stacks = self._stacks(series["format"], paths)
         except Refused as refused:
@@ -59,31 +68,52 @@ class Scans:
             made.refused.append(refusal(work, work.unit, "read", refused))
             return made
         made.taken, made.made = 1, len(stacks) - 1
-        for suffix, content, plane, refused_stack in stacks:
-            key = f"{work.unit}{suffix}"
-            if refused_stack:
-                made.refused.append(refusal(work, key, "read", refused_stack))
+        for stack in stacks:
+            key = f"{work.unit}{stack.suffix}"
+            if stack.refused:
+                made.refused.append(refusal(work, key, "read", stack.refused))
                 continue
-            assert content is not None
-            finish(work, made, self._medium(work, key, content, plane))
+            seg = self._layers(work, made, key, stack.content) if isinstance(stack.content, Volume) else ()
+            finish(work, made, self._medium(work, key, stack, seg))
         return made
 
-    def _stacks(self, kind: str, paths: list[str]) -> list[tuple[str, Volume | Picture | None, str, Refused | None]]:
-        """Return (suffix, content, plane, refusal) of everything that is in the objects of one unit."""
+    def _stacks(self, kind: str, paths: list[str]) -> list["_Stack"]:
+        """Return everything that is in the objects of one unit."""
         if kind == "dicom":
             read = dicom.read_series(paths)
-            kept = [(s.suffix, s.content, s.plane, None) for s in read.stacks]
-            return kept + [(suffix, None, "", Refused(reason, detail)) for suffix, reason, detail in read.refused]
+            kept = [_Stack(s.suffix, s.content, s.plane, s.transforms) for s in read.stacks]
+            return kept + [_Stack(_suffix(part), refused=Refused(why, detail)) for part, why, detail in read.refused]
+        if not paths:
+            raise Refused("seg.no_image", "a label map without the image that it belongs to")
+        copies = Refused("series.duplicate", "another file of the same name, but for its ending, comes before it")
+        refused = [_Stack(f"-file-{i + 1}", refused=copies) for i in range(1, len(paths))]
         if kind in ("nifti", "nifti.gz"):
             volumes = nifti.read_volumes(paths[0])
             many = len(volumes) > 1
-            return [(f"-{i + 1}" if many else "", v, plane_of(v), None) for i, v in enumerate(volumes)]
-        return [("", images.read_picture(Path(paths[0]).read_bytes()), "", None)]
+            return [_Stack(f"-{i + 1}" if many else "", v, plane_of(v)) for i, v in enumerate(volumes)] + refused
+        return [_Stack("", images.read_picture(Path(paths[0]).read_bytes())), *refused]
 
-    def _medium(self, work: UnitWork, key: str, content: Volume | Picture, plane: str) -> Medium:
+    def _layers(self, work: UnitWork, made: UnitMade, key: str, volume: Volume) -> tuple[Volume, ...]:
+        """Return the label maps on the grid of `volume`; one that is refused leaves the volume without it."""
+        layers: list[Volume] = []
+        for number, link in enumerate((link for link in work.links if link["key"] == "mask"), 1):
+            try:
+                layers += self._mask(work.paths[link["url"]], volume)
+            except Refused as refused:
+                made.made += 1
+                made.refused.append(refusal(work, f"{key}-mask-{number}", "read", refused))
+        return tuple(layers)
+
+    def _mask(self, path: str, volume: Volume) -> list[Volume]:
+        layers = nifti.read_labels(path)
+        for layer in layers:
+            if layer.shape != volume.shape or np.abs(layer.affine - volume.affine).max() > GRID_TOLERANCE_MM:
+                raise Refused("seg.grid", f"a label map of shape {layer.shape} is not on the grid of {volume.shape}")
+        return [replace(layer, labels=dict(self.mask_labels)) for layer in layers]
+
+    def _medium(self, work: UnitWork, key: str, stack: "_Stack", seg: tuple[Volume, ...]) -> Medium:
         series = work.rows["series"][0]
-        masks = [link for link in work.links if link["key"] == "mask"] if isinstance(content, Volume) else []
-        seg = tuple(self._mask(work.paths[link["url"]]) for link in masks)
+        assert stack.content is not None
         origin = Origin(
             source=self.name,
             source_id=work.unit,
@@ -92,7 +122,7 @@ class Scans:
             licence_evidence="declared",
             terms_id=series["terms_id"],
             attribution=series["attribution"],
-            digest=digest_of(work.digests[link["url"]] for link in work.links),
+            digest=digest_of(sorted(work.digests[link["url"]] for link in work.links)),
             fetched_object="" if self.deidentify == "on" else work.links[0]["url"],
             key_id=work.key_id,
         )
@@ -101,22 +131,31 @@ class Scans:
             unit=work.unit,
             group=work.group,
             origin=origin,
-            content=content,
+            content=stack.content,
             seg=seg,
             labelled=tuple(name for _, name in self.mask_labels) if seg else (),
             modality=series["modality"],
             body_part=series["body_part"],
-            plane=plane or series["plane"],
+            plane=stack.plane or series["plane"],
             text=series["text"],
+            transforms=stack.transforms,
         )
 
-    def _mask(self, path: str) -> Volume:
-        """Return a label map as a volume of uint8; that its grid is the image's is checked where both are encoded."""
-        label = nifti.read_volumes(path)[0]
-        known = dict(self.mask_labels)
-        if label.array.min() < 0 or label.array.max() > 255:
-            raise Refused("seg.values", "a label map holds values outside 0 to 255")
-        return replace(label, array=label.array.astype("uint8"), kind="label", units="label", labels=known)
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """One volume or picture of a unit, or the refusal of one; `suffix` tells it from the others."""
+
+    suffix: str
+    content: Volume | Picture | None = None
+    plane: str = ""
+    transforms: tuple[str, ...] = ()
+    refused: Refused | None = None
+
+
+def _suffix(part: str) -> str:
+    """Return what a refused part of a series adds to its unit's name: "-2" as it is, "object 3" as "-object-3"."""
+    return part if part.startswith("-") or not part else f"-{slug(part)}"
 
 
 def plane_of(volume: Volume) -> str:

@@ -1,10 +1,12 @@
 """What is handed to the guarded child for one unit, and what comes back: samples ready to store, and refusals."""
 
+import os
+import traceback
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medloom.pipelines.stages.encode import encode
-from medloom.schemas.errors import Refusal, Refused
+from medloom.schemas.errors import BugError, Refusal, Refused
 from medloom.schemas.keys import Identity
 from medloom.schemas.medium import Medium, Sample
 
@@ -48,11 +50,15 @@ class UnitMade:
 
 
 def finish(work: UnitWork, made: UnitMade, medium: Medium) -> None:
-    """Run the stages over one medium that was read, encode what comes out, and add it to `made`."""
+    """Run the stages over one medium that was read, encode what comes out, and add it to `made`.
+
+    Raises:
+        BugError: a stage failed in a way that is no refusal; it names the stage, the medium and the place in the code.
+    """
     try:
         media = [medium]
         for stage in work.stages:
-            media = [out for one in media for out in stage(one)]
+            media = [out for one in media for out in _staged(stage, one)]
         if not media:
             raise Refused("stage.nothing", "the stages gave no medium")
         samples = [encode(_private_pixels(work, one), split=work.split) for one in media]
@@ -61,6 +67,22 @@ def finish(work: UnitWork, made: UnitMade, medium: Medium) -> None:
         return
     made.made += len(samples) - 1
     made.samples.extend(samples)
+
+
+def _staged(stage: Any, medium: Medium) -> list[Medium]:
+    try:
+        return list(stage(medium))
+    except (Refused, MemoryError):
+        raise
+    except Exception as fault:
+        raise BugError(f"stage {type(stage).__name__} on {medium.key}: {raised(fault)}") from fault
+
+
+def raised(fault: BaseException) -> str:
+    """Return what `fault` is and where it was raised, without its message, which may quote a patient's file."""
+    places = traceback.extract_tb(fault.__traceback__)
+    where = f" at {os.path.basename(places[-1].filename)}:{places[-1].lineno} in {places[-1].name}" if places else ""
+    return f"{type(fault).__name__}{where}"
 
 
 def refusal(work: UnitWork, key: str, stage: str, refused: Refused) -> Refusal:

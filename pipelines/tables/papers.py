@@ -1,19 +1,22 @@
-"""Spark over papers: parse each article once, find the files of its figures, and account for every object."""
+"""Spark over papers: parse each article once and find the file of each of its figures."""
 
-import hashlib
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from medloom.connectors import jats
-from medloom.connectors.guard import Guard
+from medloom.connectors.guard import Guard, GuardBug
 from medloom.connectors.images import sniff
 from medloom.pipelines.sources.listing import OBJECT, read_object
 from medloom.pipelines.sources.papers import Papers
+from medloom.pipelines.tables.found import Found, reading_bug, refused_row
+from medloom.schemas.build import conform
 from medloom.schemas.errors import Refused
-from medloom.schemas.keys import Identity
+from medloom.schemas.keys import Identity, sha256_hex
 from medloom.schemas.tables import TABLES
 
 if TYPE_CHECKING:
@@ -22,106 +25,177 @@ if TYPE_CHECKING:
 PAPER_TABLES = ("article", "section", "paragraph", "figure", "mention")
 PARSE_TIMEOUT_S = 120.0
 PICTURES = ("jpg", "png", "tiff", "gif")
-MAX_PAPER_BYTES = 64 << 20
+FORMS = {"jpg": 0, "jpeg": 0, "png": 0, "tif": 1, "tiff": 1, "gif": 2}  # by ending: how good a file is as a figure
 
+_GRAPHIC = pa.struct([("key", pa.string()), ("base", pa.string()), ("names", pa.list_(pa.string()))])
 _PARSED = pa.schema([
     *OBJECT,
-    ("format", pa.string()),
-    ("reason", pa.string()),
-    ("detail", pa.string()),
+    ("format", pa.string()), ("reason", pa.string()), ("detail", pa.string()),
+    ("article_key", pa.string()), ("folder", pa.string()), ("paper", pa.string()), ("file", pa.int32()),
+    ("graphics", pa.list_(_GRAPHIC)),
     *[(name, pa.list_(pa.struct(list(TABLES[name])))) for name in PAPER_TABLES],
+])  # fmt: skip
+_PICTURE = pa.schema([
+    *[(f"picture_{field.name}", field.type) for field in OBJECT],
+    ("in_folder", pa.string()), ("name", pa.string()), ("stem", pa.string()), ("form", pa.int32()),
 ])  # fmt: skip
 
 
-def paper_tables(
-    spark: "SparkSession", source: Papers, objects: pa.Table, listing: pa.Table, *, partitions: int
-) -> dict[str, "DataFrame"]:
-    """Return the rows of the paper tables, "quarantine", "links" and "unit" (unit, source, group, source_bytes).
+def read_papers(
+    spark: "SparkSession",
+    source: Papers,
+    objects: pa.Table,
+    *,
+    listing: pa.Table,
+    owners: dict[str, str],
+    partitions: int,
+    files: int,
+) -> Found:
+    """Return what the articles and pictures among `objects` came to.
 
     Args:
-        objects: rows of `OBJECT` to read now.
         listing: rows of `OBJECT` of the whole source, among which figure files are looked for.
+        owners: url of the object that an article is known by, by its key; "" when another source has it.
         partitions: tasks that share the parsing.
+        files: into how many pieces the tables are given.
     """
-    from pyspark.sql import Window
-    from pyspark.sql import functions as sf
     from pyspark.sql.pandas.types import from_arrow_schema
 
     root = source.root
     parsed = (
         spark.createDataFrame(objects)
         .repartition(partitions, "url")
-        .mapInArrow(lambda batches: _parse(batches, root), from_arrow_schema(_PARSED))
+        .mapInArrow(lambda batches: _parse(batches, root, files), from_arrow_schema(_PARSED))
         .persist()
     )
-    one = Window.partitionBy("article_key").orderBy("url")
-    articles = (
-        parsed.where("reason = '' and size(article) = 1")
-        .select("url", sf.col("article")[0].alias("a"))
-        .select("url", "a.*")
-        .withColumn("nth", sf.row_number().over(one))
-    )
-    kept = articles.where("nth = 1").drop("nth")
-    tables: dict[str, DataFrame] = {"article": kept.drop("url")}
-    for name in PAPER_TABLES[1:]:
-        rows = parsed.join(kept.select("url"), "url", "left_semi").select(sf.explode(name).alias("x")).select("x.*")
-        tables[name] = rows
-    tables["links"] = _links(spark, source, parsed, kept, tables["figure"], listing).persist()
-    tables["quarantine"] = _refused(source, parsed, articles, tables["links"])
-    tables["unit"] = kept.select(
-        sf.col("article_key").alias("unit"),
-        sf.lit(source.name).alias("source"),
-        sf.regexp_replace("article_key", r"^(pmc\d+)-\d+$", "$1").alias("group"),  # all versions of an article
-        "source_bytes",
-    )
-    return tables
+    facts = _decided(spark, parsed, _pictures(listing)).toArrow().to_pylist()
+    articles = [f for f in facts if f["article_key"] and f["key"] is None]
+    marks = {row["url"]: row for row in objects.to_pylist()}
+    kept = _kept(articles, owners, set(marks))
+    unit_of = {url: unit for unit, url in kept.items()}
+    links = [_link(source, unit, "", marks[url], 0) for unit, url in sorted(kept.items())]
+    for fact in facts:
+        if fact["key"] is not None and fact["url"] in unit_of:
+            picture = {name: fact[f"picture_{name}"] for name in OBJECT.names}
+            links.append(_link(source, unit_of[fact["url"]], fact["key"], picture, 1))
+    copy = "an article of the same key comes before it"
+    refused = [
+        refused_row(source.name, Identity(), marks[f["url"]], f["reason"], f"{f['url']}: {f['detail']}")
+        for f in facts if f["key"] is None and f["reason"]
+    ] + [
+        refused_row(source.name, Identity(), marks[f["url"]], "article.duplicate", f"{f['url']}: {copy}")
+        for f in articles if f["url"] not in unit_of
+    ]  # fmt: skip
+
+    def tables() -> Iterator[dict[str, pa.Table]]:
+        wanted = pa.array(sorted(unit_of), pa.string())
+        for number in range(files):
+            part = parsed.where(f"article_key <> '' and file = {number}").select("url", "article_key", *PAPER_TABLES)
+            rows = part.toArrow()
+            yield _flat(rows.filter(pc.is_in(rows["url"], wanted)).sort_by("article_key"))
+        parsed.unpersist()
+
+    return Found(source.name, objects, listing, links, refused, {unit: group_of(unit) for unit in kept}, tables)
 
 
-def _parse(batches: Iterator[pa.RecordBatch], root: str) -> Iterator[pa.RecordBatch]:
+def group_of(article_key: str) -> str:
+    """Return the group of an article: all its versions together."""
+    return re.sub(r"^(pmc\d+)-\d+$", r"\1", article_key)
+
+
+def _kept(articles: list[dict[str, Any]], owners: dict[str, str], read: set[str]) -> dict[str, str]:
+    """Return {article_key: url} of the articles that are no second copy: who has a key keeps it, else the first url."""
+    urls: dict[str, list[str]] = {}
+    for fact in articles:
+        urls.setdefault(fact["article_key"], []).append(fact["url"])
+    kept = {}
+    for key, mine in urls.items():
+        owner = owners.get(key)
+        if owner is None or (owner in read and owner not in mine):  # nobody's, or its owner became another article
+            kept[key] = min(mine)
+        elif owner in mine:
+            kept[key] = owner
+    return kept
+
+
+def _link(source: Papers, unit: str, key: str, row: dict[str, Any], order: int) -> dict[str, Any]:
+    return {
+        "unit": unit, "key": key, "source": source.name, **{name: row[name] for name in OBJECT.names}, "order": order,
+        "original_unit": "", "original_group": "",
+    }  # fmt: skip
+
+
+def _flat(rows: pa.Table) -> dict[str, pa.Table]:
+    """Return the rows of each table out of rows that hold lists of them, in order."""
+    flat = {}
+    for name in PAPER_TABLES:
+        structs = pc.list_flatten(rows[name].combine_chunks())
+        flat[name] = conform(pa.Table.from_struct_array(structs), TABLES[name])
+    return flat
+
+
+def _parse(batches: Iterator[pa.RecordBatch], root: str, files: int) -> Iterator[pa.RecordBatch]:
     """Read and parse each object; a row for every one, with its tables or with the reason why not."""
     with Guard() as guard:
         for batch in batches:
             for row in batch.to_pylist():
-                yield from pa.Table.from_pylist([_parse_one(guard, root, row)], schema=_PARSED).to_batches()
+                yield from pa.Table.from_pylist([_parse_one(guard, root, row, files)], schema=_PARSED).to_batches()
 
 
-def _parse_one(guard: Guard, root: str, row: dict[str, Any]) -> dict[str, Any]:
-    parsed: dict[str, Any] = {**row, "format": "", "reason": "", "detail": "", **{name: [] for name in PAPER_TABLES}}
-    parsed["format"] = kind = sniff(read_object(root, row["url"], limit_bytes=4096)) if row["size"] else "empty"
+def _parse_one(guard: Guard, root: str, row: dict[str, Any], files: int) -> dict[str, Any]:
+    folder, _, name = row["url"].rpartition("/")
+    parsed: dict[str, Any] = {
+        **row, "format": "", "reason": "", "detail": "", "article_key": "", "folder": folder,
+        "paper": name.rpartition(".")[0] or name, "file": 0, "graphics": [], **{table: [] for table in PAPER_TABLES},
+    }  # fmt: skip
     try:
-        if os.path.basename(row["url"]).startswith("."):
+        if name.startswith("."):
             raise Refused("source.hidden_file", "a file whose name starts with a dot; delete it or rename it")
-        if kind == "empty":
-            raise Refused("source.empty_file", "the file holds no byte")
+        parsed["format"] = kind = sniff(read_object(root, row["url"], limit_bytes=4096))
         if kind in PICTURES:
             return parsed
         if kind != "xml":
             raise Refused("source.format", f"{kind} is neither JATS XML nor a picture")
-        if row["size"] > MAX_PAPER_BYTES:
-            raise Refused("jats.size", f"{row['size']} bytes are more than {MAX_PAPER_BYTES}")
-        data = read_object(root, row["url"])
-        tables = guard.call(_tables_of, data, row["url"], timeout_s=PARSE_TIMEOUT_S)
-        return parsed | tables
+        if row["size"] > jats.MAX_BYTES:
+            raise Refused("jats.large", f"{row['size']} bytes, the limit is {jats.MAX_BYTES}")
+        tables = guard.call(_tables_of, read_object(root, row["url"]), row["url"], timeout_s=PARSE_TIMEOUT_S)
     except Refused as refused:
         return parsed | {"reason": refused.reason, "detail": refused.detail}
+    except GuardBug as fault:
+        raise reading_bug(fault, Identity(), row["url"]) from None
+    key = tables["article"][0]["article_key"]
+    shared = {"article_key": key, "file": int(sha256_hex(key)[:8], 16) % files, "graphics": _graphics(tables["figure"])}
+    return parsed | tables | shared
 
 
 def _tables_of(data: bytes, url: str) -> dict[str, list[dict[str, Any]]]:
-    tables = jats.parse_article(data, source=url)
-    digests = {"source_md5": hashlib.md5(data, usedforsecurity=False).hexdigest(), "source_bytes": len(data)}
-    tables["article"] = [{**tables["article"][0], **digests, "source_digest": hashlib.sha256(data).hexdigest()}]
-    return tables
+    return jats.parse_article(data, source=url)
 
 
-def _links(
-    spark: "SparkSession",
-    source: Papers,
-    parsed: "DataFrame",
-    kept: "DataFrame",
-    figure: "DataFrame",
-    listing: pa.Table,
-) -> "DataFrame":
-    """Return rows of `LINK`: the article's own file, and for each figure the best file that its href can mean.
+def _graphics(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the names, without extension, of files that each figure's graphic may be."""
+    found = []
+    for figure in figures:
+        for media in figure["media"]:
+            if media["role"] == "figure" and media["href"]:
+                base = base_of(media["href"])
+                found.append({"key": media["key"], "base": base, "names": names_of(base)})
+    return found
+
+
+def base_of(href: str) -> str:
+    """Return the file name in an href: the last part of a path, an `info:doi/…` or a URL, without "journal."."""
+    base = href.rpartition("/")[2]
+    return base.removeprefix("journal.")
+
+
+def names_of(base: str) -> list[str]:
+    """Return the stems of the files that `base` may mean: itself (it has no extension), or without its extension."""
+    return sorted({base, re.sub(r"\.[A-Za-z]{2,4}$", "", base)})
+
+
+def _decided(spark: "SparkSession", parsed: "DataFrame", pictures: pa.Table) -> "DataFrame":
+    """Return a row for each object (`key` null), and one for each figure that has a file, with the best of its files.
 
     A file's name, its name without extension, or the last part of an `info:doi/…` or URL; in the article's folder, in
     a folder named after the article's file, or anywhere if it is the only one.
@@ -129,86 +203,48 @@ def _links(
     from pyspark.sql import Window
     from pyspark.sql import functions as sf
 
-    files = spark.createDataFrame(_pictures(listing))
-    graphics = (
-        figure.select("article_key", sf.explode("media").alias("m"))
-        .where("m.role = 'figure' and m.href <> ''")
-        .join(kept.select("article_key", sf.col("url").alias("article_url")), "article_key")
-        .select(
-            "article_key",
-            "m.key",
-            sf.regexp_extract("m.href", r"(?:.*/)?(?:journal\.)?([^/]*)$", 1).alias("base"),
-            sf.regexp_extract("article_url", r"^(.*?)[^/]*$", 1).alias("article_folder"),
-            sf.regexp_extract("article_url", r"([^/]*?)(\.[^./]*)?$", 1).alias("article_stem"),
-        )
-        .withColumn("base_stem", sf.regexp_replace("base", r"\.[A-Za-z]{2,4}$", ""))
-    )
+    rivals = Window.partitionBy("url", "key")
+    best = rivals.orderBy("near", "by_name", "form", sf.desc("picture_size"), "picture_url")
     by_name = sf.when(sf.col("name") == sf.col("base"), 0).when(sf.col("stem") == sf.col("base"), 1).otherwise(2)
-    near = (
-        sf.when(sf.col("folder") == sf.col("article_folder"), 0)
-        .when(sf.element_at(sf.split(sf.rtrim(sf.col("folder"), sf.lit("/")), "/"), -1) == sf.col("article_stem"), 1)
-        .otherwise(2)
-    )
-    same = (files.stem == graphics.base) | (files.stem == graphics.base_stem)
-    rivals = Window.partitionBy("key")
-    best = Window.partitionBy("key").orderBy("near", "by_name", "form", sf.desc("size"), "url")
-    chosen = (
-        graphics.join(files, same)
-        .withColumn("by_name", by_name)
-        .withColumn("near", near)
-        .withColumn("nearest", sf.min("near").over(rivals))
-        .withColumn("folders", sf.size(sf.collect_set("folder").over(rivals)))
-        .where("nearest < 2 or folders = 1")
+    last_folder = sf.element_at(sf.split("in_folder", "/"), -1)
+    near = sf.when(sf.col("in_folder") == sf.col("folder"), 0).when(last_folder == sf.col("paper"), 1).otherwise(2)
+    found = (
+        parsed.select("url", "article_key", "folder", "paper", sf.explode("graphics").alias("g"))
+        .select("url", "article_key", "folder", "paper", "g.key", "g.base", sf.explode("g.names").alias("stem"))
+        .join(spark.createDataFrame(pictures), "stem")
+        .withColumns({"by_name": by_name, "near": near})
+        .withColumns({"nearest": sf.min("near").over(rivals), "folders": sf.collect_set("in_folder").over(rivals)})
+        .where("nearest < 2 or size(folders) = 1")
         .withColumn("nth", sf.row_number().over(best))
         .where("nth = 1")
-        .select(sf.col("article_key").alias("unit"), "key", "url", "size", "mtime_ns", "etag", sf.lit(1).alias("order"))
+        .select("url", "article_key", "key", *[f"picture_{name}" for name in OBJECT.names])
     )
-    own = kept.join(parsed.select(*OBJECT.names), "url").select(
-        sf.col("article_key").alias("unit"), sf.lit("").alias("key"), *OBJECT.names, sf.lit(0).alias("order")
-    )
-    return own.unionByName(chosen).select(
-        "unit", "key", sf.lit(source.name).alias("source"), *OBJECT.names, "order",
-        sf.lit("").alias("original_unit"), sf.lit("").alias("original_group"),
-    )  # fmt: skip
+    objects = parsed.select("url", "format", "reason", "detail", "article_key")
+    return objects.unionByName(found, allowMissingColumns=True)
 
 
 def _pictures(listing: pa.Table) -> pa.Table:
     """Return the listing's picture files with folder, name, stem and how good their form is as a figure."""
-    forms = {"jpg": 0, "jpeg": 0, "png": 0, "tif": 1, "tiff": 1, "gif": 2}
     rows = []
     for row in listing.to_pylist():
         folder, _, name = row["url"].rpartition("/")
         stem, _, ending = name.rpartition(".")
-        if ending.lower() in forms and not name.startswith("."):
-            form = forms[ending.lower()] + (3 if "thumb" in stem.lower() else 0)
-            rows.append({**row, "folder": f"{folder}/" if folder else "", "name": name, "stem": stem, "form": form})
-    extra = [("folder", pa.string()), ("name", pa.string()), ("stem", pa.string()), ("form", pa.int32())]
-    return pa.Table.from_pylist(rows, schema=pa.schema([*OBJECT, *extra]))
+        if ending.lower() in FORMS and row["size"] and not name.startswith("."):
+            form = FORMS[ending.lower()] + (3 if "thumb" in stem.lower() else 0)
+            marks = {f"picture_{column}": row[column] for column in OBJECT.names}
+            rows.append({**marks, "in_folder": folder, "name": name, "stem": stem, "form": form})
+    return pa.Table.from_pylist(rows, schema=_PICTURE)
 
 
-def _refused(source: Papers, parsed: "DataFrame", articles: "DataFrame", links: "DataFrame") -> "DataFrame":
-    """Return quarantine rows for what is no article, a second copy of one, or a picture that no figure shows."""
-    from pyspark.sql import functions as sf
+def papers_showing(urls: set[str], figures: pa.Table) -> set[str]:
+    """Return the keys of the articles with a figure that one of the picture files `urls` may be.
 
-    token = sf.udf(lambda kind, value: Identity().token(kind, value), "string")
-    copies = articles.where("nth > 1").select("url", sf.lit("article.duplicate").alias("why"))
-    unused = parsed.where(sf.col("format").isin(*PICTURES) & (sf.col("reason") == "")).select("url")
-    unused = unused.join(links.select("url"), "url", "left_anti").select(
-        "url", sf.lit("image.unreferenced").alias("why")
-    )
-    late = parsed.join(copies.unionByName(unused), "url").select(
-        "url", "size", sf.col("why").alias("reason"), _named(sf)
-    )
-    early = parsed.where("reason <> ''").select(
-        "url", "size", "reason", sf.concat_ws(": ", "url", "detail").alias("detail")
-    )
-    return late.unionByName(early).select(
-        token(sf.lit("object"), "url").alias("unit"), sf.lit("").alias("key"), sf.lit(source.name).alias("source"),
-        sf.lit("tables").alias("stage"), "reason", "detail", sf.col("size").alias("source_bytes"), "url",
-    )  # fmt: skip
-
-
-def _named(sf: Any) -> Any:
-    copy = sf.lit(": an article of the same key comes before it")
-    alone = sf.lit(": no figure of an article refers to it")
-    return sf.concat("url", sf.when(sf.col("why") == "article.duplicate", copy).otherwise(alone)).alias("detail")
+    Args:
+        figures: columns article_key and media of the table "figure".
+    """
+    stems = {os.path.splitext(url.rpartition("/")[2])[0] for url in urls}
+    return {
+        row["article_key"]
+        for row in figures.to_pylist()
+        if any(m["href"] and not stems.isdisjoint(names_of(base_of(m["href"]))) for m in row["media"])
+    }

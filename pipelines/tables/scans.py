@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from medloom.connectors import dicom, nifti
-from medloom.connectors.guard import Guard
+from medloom.connectors.guard import Guard, GuardBug
 from medloom.connectors.images import sniff
 from medloom.pipelines.sources.listing import OBJECT, read_object
 from medloom.pipelines.sources.local import local_copy
 from medloom.pipelines.sources.scans import Scans
+from medloom.pipelines.tables.found import REFUSED_OBJECT, Found, reading_bug, refused_row
+from medloom.schemas.build import conform
 from medloom.schemas.errors import ConfigError, Refused
 from medloom.schemas.keys import Identity
+from medloom.schemas.origin import TERMS
 from medloom.schemas.tables import LINK, TABLES
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
 HEADER_TIMEOUT_S = 60.0
 SCANS = ("dicom", "nifti", "nifti.gz", "jpg", "png", "tiff", "gif")
@@ -33,8 +37,8 @@ _HEADER = pa.schema([
     ("rows", pa.int32()), ("columns", pa.int32()), ("spacing_mm", pa.list_(pa.float64())),
 ])  # fmt: skip
 _UNIT = pa.schema([
-    ("unit", pa.string()), ("group", pa.string()), ("source_bytes", pa.int64()),
-    ("series", pa.struct(list(TABLES["series"]))), ("links", pa.list_(pa.struct(list(LINK)))),
+    ("unit", pa.string()), ("group", pa.string()), ("series", pa.list_(pa.struct(list(TABLES["series"])))),
+    ("links", pa.list_(pa.struct(list(LINK)))), ("refused", pa.list_(pa.struct(list(REFUSED_OBJECT)))),
 ])  # fmt: skip
 MODALITY_NAMES = {
     "CT": "CT", "MR": "MR", "PT": "PET", "US": "Ultrasound", "CR": "Radiograph", "DX": "Radiograph",
@@ -42,44 +46,36 @@ MODALITY_NAMES = {
 }  # fmt: skip
 
 
-def scan_tables(
-    spark: "SparkSession", source: Scans, objects: pa.Table, *, identity: Identity, partitions: int
-) -> dict[str, "DataFrame"]:
-    """Return the rows of "series", "quarantine", "links" and "unit" (unit, source, group, source_bytes).
+def read_scans(
+    spark: "SparkSession", source: Scans, objects: pa.Table, *, identity: Identity, partitions: int, again: bool
+) -> Found:
+    """Return what the objects of a source came to.
 
     Args:
         objects: rows of `OBJECT`, all of the source: a new slice changes the series that it belongs to.
         identity: makes the tokens; nothing that identifies leaves this function but in "links".
         partitions: tasks that share the reading.
+        again: whether the terms of the source's objects changed.
     """
-    from pyspark.sql import functions as sf
     from pyspark.sql.pandas.types import from_arrow_schema
 
     terms = _terms(source)
-    headers = (
+    units = (
         spark.createDataFrame(objects)
         .repartition(partitions, "url")
-        .mapInArrow(lambda batches: _read_headers(batches, source), from_arrow_schema(_HEADER))
-        .persist()
-    )
-    units = (
-        headers.where("reason = ''")
+        .mapInArrow(lambda batches: _read_headers(batches, source, identity), from_arrow_schema(_HEADER))
         .groupBy("series")
         .applyInArrow(lambda table: _unit_of(table, source, identity, terms), from_arrow_schema(_UNIT))
-        .persist()
+        .toArrow()
     )
-    token = sf.udf(lambda kind, value: identity.token(kind, value), "string")
-    detail = sf.col("detail") if source.deidentify == "on" else sf.concat_ws(": ", "url", "detail")
-    refused = headers.where("reason <> ''").select(
-        token(sf.lit("object"), "url").alias("unit"), sf.lit("").alias("key"), sf.lit(source.name).alias("source"),
-        sf.lit("tables").alias("stage"), "reason", detail.alias("detail"), sf.col("size").alias("source_bytes"), "url",
-    )  # fmt: skip
-    return {
-        "series": units.select("series.*"),
-        "links": units.select(sf.explode("links").alias("x")).select("x.*"),
-        "quarantine": refused,
-        "unit": units.select("unit", sf.lit(source.name).alias("source"), "group", "source_bytes"),
-    }
+
+    def flat(name: str) -> pa.Table:
+        return pa.Table.from_struct_array(pc.list_flatten(units[name].combine_chunks()))
+
+    series = conform(flat("series"), TABLES["series"]).sort_by("unit")
+    groups = {row["unit"]: row["group"] for row in units.select(["unit", "group"]).to_pylist() if row["unit"]}
+    links, refused = flat("links").to_pylist(), flat("refused").to_pylist()
+    return Found(source.name, objects, objects, links, refused, groups, lambda: iter([{"series": series}]), again)
 
 
 def _terms(source: Scans) -> dict[str, dict[str, str]]:
@@ -87,32 +83,37 @@ def _terms(source: Scans) -> dict[str, dict[str, str]]:
     if not source.sources_file:
         return {}
     try:
-        return dict(json.loads(read_object(source.root, source.sources_file)))
-    except (OSError, ValueError) as fault:
+        terms = dict(json.loads(read_object(source.root, source.sources_file)))
+        unknown = {t for stated in terms.values() if (t := stated.get("terms_id", source.terms_id)) not in TERMS}
+    except (Refused, ValueError, AttributeError, TypeError) as fault:
         raise ConfigError(f"cannot read the terms in {source.root}/{source.sources_file}: {fault}") from fault
+    if unknown:
+        raise ConfigError(
+            f"{source.root}/{source.sources_file}: {', '.join(map(repr, sorted(unknown)))} are no terms_id"
+        )
+    return terms
 
 
-def _read_headers(batches: Iterator[pa.RecordBatch], source: Scans) -> Iterator[pa.RecordBatch]:
+def _read_headers(batches: Iterator[pa.RecordBatch], source: Scans, identity: Identity) -> Iterator[pa.RecordBatch]:
     with Guard() as guard:
         for batch in batches:
-            rows = [_header(guard, source, row) for row in batch.to_pylist()]
+            rows = [_header(guard, source, identity, row) for row in batch.to_pylist()]
             yield from pa.Table.from_pylist(rows, schema=_HEADER).to_batches()
 
 
-def _header(guard: Guard, source: Scans, row: dict[str, Any]) -> dict[str, Any]:
+def _header(guard: Guard, source: Scans, identity: Identity, row: dict[str, Any]) -> dict[str, Any]:
     """Return one object's header facts, or the reason why it is none."""
     url = row["url"]
     facts: dict[str, Any] = {
         **row, "format": "", "reason": "", "detail": "", "series": url, "study": "", "patient": "", "is_mask": False,
-        "modality": "OT", "body_part": "", "plane": "", "rows": 0, "columns": 0, "spacing_mm": [],
+        "modality": source.modality, "body_part": source.body_part, "plane": "", "rows": 0, "columns": 0,
+        "spacing_mm": [],
     }  # fmt: skip
     try:
         if url == source.sources_file:
             raise Refused("source.terms_file", "the file of terms is read, not built")
         if os.path.basename(url).startswith("."):
             raise Refused("source.hidden_file", "a file whose name starts with a dot; delete it or rename it")
-        if row["size"] == 0:
-            raise Refused("source.empty_file", "the file holds no byte")
         facts["format"] = kind = sniff(read_object(source.root, url, limit_bytes=4096))
         if kind not in SCANS:
             raise Refused("source.format", f"{kind} is no DICOM, NIfTI, JPEG, PNG, TIFF or GIF file")
@@ -121,7 +122,9 @@ def _header(guard: Guard, source: Scans, row: dict[str, Any]) -> dict[str, Any]:
         elif kind.startswith("nifti"):
             facts |= _nifti_facts(guard, source, url)
     except Refused as refused:
-        facts |= {"reason": refused.reason, "detail": refused.detail}
+        facts |= {"series": url, "reason": refused.reason, "detail": refused.detail}
+    except GuardBug as fault:
+        raise reading_bug(fault, identity, url) from None
     return facts
 
 
@@ -168,8 +171,21 @@ def _plane(orientation: tuple[float, ...] | None) -> str:
 
 
 def _unit_of(table: pa.Table, source: Scans, identity: Identity, terms: dict[str, dict[str, str]]) -> pa.Table:
-    """Return the unit of the headers that share a series, its row of "series" and its links."""
-    headers = sorted(table.to_pylist(), key=lambda h: (h["is_mask"], h["url"]))
+    """Return the unit of the headers that share a series, its row of "series" and its links, and what was refused."""
+    rows = sorted(table.to_pylist(), key=lambda h: (h["is_mask"], h["url"]))
+    shown = "{detail}" if source.deidentify == "on" else "{url}: {detail}"
+    refused = [refused_row(source.name, identity, h, h["reason"], shown.format(**h)) for h in rows if h["reason"]]
+    headers = [h for h in rows if not h["reason"]]
+    made = _series_of(headers, source, identity, terms) if headers else _NO_UNIT
+    return pa.Table.from_pylist([{**made, "refused": refused}], schema=_UNIT)
+
+
+_NO_UNIT: dict[str, Any] = {"unit": "", "group": "", "series": [], "links": []}
+
+
+def _series_of(
+    headers: list[dict[str, Any]], source: Scans, identity: Identity, terms: dict[str, dict[str, str]]
+) -> dict[str, Any]:
     first = headers[0]
     unit = identity.token("series", f"{source.name}\x00{first['series']}")
     patient = first["patient"] or (str(Path(first["url"]).parent) if source.group == "folder" else first["series"])
@@ -201,14 +217,7 @@ def _unit_of(table: pa.Table, source: Scans, identity: Identity, terms: dict[str
         }
         for i, h in enumerate(headers)
     ]  # fmt: skip
-    row = {
-        "unit": unit,
-        "group": identity.token("patient", patient),
-        "source_bytes": series["source_bytes"],
-        "series": series,
-        "links": links,
-    }
-    return pa.Table.from_pylist([row], schema=_UNIT)
+    return {"unit": unit, "group": identity.token("patient", patient), "series": [series], "links": links}
 
 
 def caption_of(modality: str, body_part: str, plane: str) -> str:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.demo import small_source
 
 DAGS = Path(__file__).resolve().parents[2] / "airflow_dags"
 STEPS = ["tables", "media", "examples", "gate", "release", "report", "train"]
@@ -131,12 +132,14 @@ def test_dags_import_nothing_but_airflow_and_the_standard_library(path):
 
 @pytest.mark.slow
 def test_the_dag_builds_releases_and_trains_with_the_real_command(tmp_path):
+    source = small_source(tmp_path / "whole", tmp_path / "small")
     conf = {
-        "recipe": "demo", "out": str(tmp_path / "build"), "release": str(tmp_path / "release"),
-        "run": str(tmp_path / "run"), "settings": [], "train_steps": 2,
+        "recipe": "demo", "out": str(tmp_path / "build"), "release": str(tmp_path / "build/releases"),
+        "run": str(tmp_path / "run"), "settings": [f"source={source}"], "train_steps": 2,
     }  # fmt: skip
     result, log = airflow(tmp_path, RUN, json.dumps(conf))
     assert result["state"] == "success", log[-4000:]
     assert (tmp_path / "build" / "manifest.json").is_file()
-    assert (tmp_path / "release" / "0001" / "release.json").is_file()
+    assert (tmp_path / "build" / "releases" / "0001" / "release.json").is_file()
+    assert "release 1" in (tmp_path / "build" / "report" / "report.html").read_text().lower()
     assert (tmp_path / "run" / "metrics.jsonl").is_file()

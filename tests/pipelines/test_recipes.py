@@ -1,0 +1,63 @@
+"""Every recipe that comes with MedLoom builds a few units offline, by the command that the README names."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.demo import small_source
+
+from medloom.pipelines.recipe import load_recipe, recipe_names
+from medloom.schemas.errors import ConfigError
+from medloom.schemas.release import Release
+
+SETTINGS = {
+    "demo": ["--set", "source={source}"],
+    "pmc_inline": ["--set", "source={source}/case_reports"],
+    "scans": ["--set", "source={source}/scans", "--set", "deidentify=off", "--set", "terms=mit"],
+}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    pytest.importorskip("allofplos", reason="needs the extra demo")
+    folder = tmp_path_factory.mktemp("demo")
+    return small_source(folder / "whole", folder / "small")
+
+
+def medloom(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "medloom", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_builds_two_units_or_more_offline(name, source, tmp_path):
+    settings = [text.format(source=source) for text in SETTINGS[name]]
+    done = medloom("build", name, "--to", str(tmp_path / "out"), *settings, "--ray-address", "none", "--json")
+    assert done.returncode == 0, done.stderr[-4000:]
+    made = json.loads(done.stdout)
+    assert made["counts"]["units"] >= 1
+    assert sum(made["counts"]["media"].values()) >= 2
+    assert sum(made["release"]["live"].values()) >= 2
+    flow = made["counts"]["flow"]
+    assert flow["in"] + flow["made"] == flow["out"] + flow["refused"]
+    assert Release(str(tmp_path / "out")).number == 1
+    assert Path(made["report"][0]).is_file()
+
+
+def test_an_unknown_parameter_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="pmc_inline has no parameter 'sorce'; it knows source"):
+        load_recipe("pmc_inline", {"sorce": "x"})
+
+
+def test_a_value_of_another_type_says_which_type_is_meant():
+    with pytest.raises(ConfigError, match="max_media=many is not int"):
+        load_recipe("pmc_inline", {"source": "x", "max_media": "many"})
+
+
+def test_a_location_decides_no_fingerprint(tmp_path):
+    prints = {load_recipe("pmc_inline", {"source": str(tmp_path / s)}).recipe.media_fingerprint() for s in "ab"}
+    assert len(prints) == 1
+    assert "source" not in load_recipe("pmc_inline", {"source": "x"}).facts
