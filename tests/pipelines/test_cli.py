@@ -212,6 +212,18 @@ def test_json_is_all_that_stands_on_standard_output(cli, release, tmp_path):
         json.loads(out)
 
 
+def test_the_report_draws_the_loss_of_a_run(cli, release, tmp_path):
+    rows = [{"step": 0, "held_out_loss": 6.0}, {"step": 1, "loss": 5.5}, {"step": 2, "loss": 4.25}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, out, _ = cli("report", release, "--run", tmp_path)
+    assert status == 0
+    page, *cards = out.splitlines()
+    assert "4.25" in Path(page).read_text()
+    assert all(Path(card).stat().st_size for card in cards)
+    status, _, err = cli("report", release, "--run", release)
+    assert (status, "is no training run" in err) == (2, True)
+
+
 def test_lint_is_exit_1_when_a_byte_is_wrong(cli, release):
     assert cli("lint", release)[0] == 0
     tar = next(Path(release, "media").iterdir())

@@ -138,7 +138,8 @@ def examples_of(media: list[Medium], split: str) -> list[dict[str, Any]]:
         base = {
             "unit": medium.unit, "group": medium.group, "split": split, "language": "en",
             "source": medium.origin.source, "licence": medium.origin.licence, "terms_id": medium.origin.terms_id,
-            "regions": [], "labels": [], "evidence": [], "measured": [{"name": "words", "value": 7.0}], "media": [medium.key],
+            "regions": [], "labels": [], "evidence": [], "measured": [{"name": "words", "value": 7.0}], 
+            "media": [medium.key],
         }  # fmt: skip
         image, said = {"text": "", "media": medium.key, "box": []}, {"media": "", "box": []}
         rows.append({
