@@ -100,6 +100,7 @@ def build(
     """
     from medloom.pipelines import build as whole
     from medloom.pipelines.progress import Bars
+    from medloom.pipelines.report import told
 
     with Bars(quiet=as_json) as tell:
         step = _step(to, tell, settings, spark_master, ray_address, rebuild, adopt, excepted, because)
@@ -107,7 +108,7 @@ def build(
     if as_json:
         _print_json(made)
     else:
-        print(whole.told(made))
+        print(told(made))
 
 
 def tables(
@@ -187,9 +188,9 @@ def release(
 
     SCOPE is example, medium, group or query (query:task=caption). No tar is rewritten.
     """
-    from medloom.pipelines.build import amount, listed
     from medloom.pipelines.release import job
     from medloom.pipelines.release.states import Policy
+    from medloom.pipelines.report import amount, listed
 
     if not builds and not to:
         raise ConfigError("name the builds of the release, or with --to the releases whose overlay is meant")
@@ -224,8 +225,8 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Copy what the terms allow; tars that hold something withheld or forbidden are rewritten without it."""
-    from medloom.pipelines.build import amount, listed
     from medloom.pipelines.publish import publish as run
+    from medloom.pipelines.report import amount, listed
     from medloom.schemas.release import Release
 
     done = run(Release(data), to)
@@ -265,7 +266,7 @@ def inspect(
 
 def lint(out: Out, as_json: Json = False) -> None:
     """Check every checksum, key, field set, index row, reference and count; exit status 1 when something is wrong."""
-    from medloom.pipelines.build import amount
+    from medloom.pipelines.report import amount
     from medloom.quality.lint import lint as run
     from medloom.schemas.build import Build
     from medloom.schemas.release import find_release
@@ -302,10 +303,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the curator's page (one HTML file), the data card and croissant.json."""
-    from medloom.pipelines.report import write
+    from medloom.pipelines.report import told, write
 
     written = write(out, run=run)
-    _answer(written, "\n".join(written["files"]), as_json=as_json)
+    _answer(written, told(written), as_json=as_json)
 
 
 def _step(
@@ -343,7 +344,7 @@ def _print_counts(manifest: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         _print_json({"manifest": manifest["number"], "recipe": manifest["recipe"], "counts": manifest["counts"]})
         return
-    from medloom.pipelines.build import counted
+    from medloom.pipelines.report import counted
 
     print(f"manifest {manifest['number']}: {counted(manifest['counts'])}")
 

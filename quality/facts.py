@@ -123,8 +123,7 @@ def tally(table: pa.Table, *columns: str) -> Counter[Any]:
 
 def states(release: Release) -> Counter[str]:
     """Count a release's rows by their state as it stands now: live, withheld, withdrawn."""
-    current = release.states()
-    return Counter(current.of_row(row) for row in release.rows.to_pylist())
+    return Counter(release.states().of_rows(release.rows).to_pylist())
 
 
 def reasons(release: Release) -> Counter[tuple[str, str, str]]:

@@ -62,7 +62,11 @@ _PANCREAS = Record(
     "Roth H. et al., Pancreas-CT, The Cancer Imaging Archive",
 )  # fmt: skip
 _TEMPLATE = Record(
-    "nilearn", "", "unknown", "nilearn/datasets/description/icbm152_2009.rst", "unknown",
+    "nilearn", "",
+    "Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill "
+    "University; free to use, copy, modify and distribute with this notice",
+    "notice of the Montreal Neurological Institute for its ICBM templates (nilearn's own description: unknown)",
+    "icbm-152",
     "Fonov V. et al., ICBM 152 nonlinear 2009, McConnell Brain Imaging Centre, McGill University",
 )  # fmt: skip
 _WRITTEN = Record(

@@ -2,11 +2,10 @@
 
 from typing import Literal
 
-from medloom.pipelines.stages.resample import Resample
-
 from medloom.pipelines.recipe import Location, Recipe
 from medloom.pipelines.sources.scans import Scans
 from medloom.pipelines.stages.measure import Measure
+from medloom.pipelines.stages.resample import Resample
 from medloom.pipelines.tasks.captions import Captions
 from medloom.pipelines.tasks.header_questions import HeaderQuestions
 

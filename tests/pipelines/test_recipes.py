@@ -44,7 +44,7 @@ def test_a_recipe_builds_two_units_or_more_offline(name, source, tmp_path):
     flow = made["counts"]["flow"]
     assert flow["in"] + flow["made"] == flow["out"] + flow["refused"]
     assert Release(str(tmp_path / "out")).number == 1
-    assert Path(made["report"][0]).is_file()
+    assert Path(made["files"][0]).is_file()
 
 
 def test_an_unknown_parameter_lists_the_known_ones():
