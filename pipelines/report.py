@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medloom.pipelines import steps
+from medloom.pipelines.state import counts
 from medloom.quality.card import write_card
 from medloom.quality.gates import Finding, GateResult
 from medloom.quality.report import write_report
@@ -38,7 +39,7 @@ def write(out: str, *, run: str = "") -> dict[str, Any]:
         "out": out,
         "manifest": manifest["number"],
         "recipe": manifest["recipe"],
-        "counts": manifest["counts"],
+        "counts": counts(build.store, manifest["recipe"]["tasks"]),
         "release": {"number": release.number, "url": release.url, **release.facts["counts"]} if release else None,
         "training": {"run": run, "steps": len(losses or ()), "held_out": held_out} if run else None,
         "files": [page, *(f"{build.url}/{path}" for path in CARDS)],

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,17 @@ def write_release(build: Store, rows: list[dict[str, Any]], *, number: int = 1, 
     releases.write_table(f"{name}/states.parquet", STATE.empty_table())
     releases.local("overlay").mkdir(parents=True, exist_ok=True)
     facts = {
-        "format_version": FORMAT_VERSION, "number": number, "parent": "", "policy": {}, "counts": {"rows": len(rows)},
+        "format_version": FORMAT_VERSION, "number": number, "parent": "", "policy": {},
+        "counts": {"rows": len(rows), "live": count(rows, "split"), "tasks": count(rows, "task"), "withheld": {}},
         "builds": [{"uri": uri, "number": manifest["number"], "manifest": manifests.digest_of_manifest(manifest)}],
         "rows_sha256": sha256_hex(releases.read(f"{name}/rows.parquet")),
     }  # fmt: skip
     releases.write(f"{name}/release.json", (canonical_json(facts) + "\n").encode())
+
+
+def count(rows: list[dict[str, Any]], column: str) -> dict[str, int]:
+    """How many rows have each value of a column."""
+    return dict(sorted(Counter(row[column] for row in rows).items()))
 
 
 def _unit(number: int) -> dict[str, Any]:
@@ -191,7 +198,9 @@ def _write_shard(build: Store, shard: ShardName, units: list[dict[str, Any]]) ->
                 writer.add(_sample(medium, shard.split))
         tars = writer.close()
     kept = [{"unit": u["unit"], "digest": sha256_hex(u["unit"]), "kept": [m.key for m in u["media"]]} for u in units]
+    out = sum(len(u["kept"]) for u in kept)
     ledger = {
+        "counts": {"in": out, "made": 0, "out": out, "refused": 0},
         "format_version": FORMAT_VERSION, "split": shard.split, "number": shard.number,
         "media_fingerprint": MEDIA_PRINT,
         "digest": digest_of([MEDIA_PRINT, *(u["digest"] for u in kept)]), "units": kept, "refused": [], "tars": tars,

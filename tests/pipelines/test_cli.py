@@ -214,12 +214,15 @@ def test_json_is_all_that_stands_on_standard_output(cli, release, tmp_path):
 
 def test_the_report_draws_the_loss_of_a_run(cli, release, tmp_path):
     rows = [{"step": 0, "held_out_loss": 6.0}, {"step": 1, "loss": 5.5}, {"step": 2, "loss": 4.25}]
+    rows.append({"step": 2, "held_out_loss": 4.5})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     status, out, _ = cli("report", release, "--run", tmp_path)
     assert status == 0
-    page, *cards = out.splitlines()
-    assert "4.25" in Path(page).read_text()
-    assert all(Path(card).stat().st_size for card in cards)
+    said = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert said["trained"] == "2 steps, held-out loss 6.000 before and 4.500 after"
+    page = Path(said["open"].removeprefix("next").strip())
+    assert "4.25" in page.read_text()
+    assert all((page.parent / card).stat().st_size for card in ("README.md", "examples/README.md", "croissant.json"))
     status, _, err = cli("report", release, "--run", release)
     assert (status, "is no training run" in err) == (2, True)
 
