@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
-from medloom.schemas.errors import Refused, RetryLater
+from medloom.schemas.errors import MedloomError, Refused, RetryLater
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -282,12 +282,11 @@ def _answer(parts: list[bytearray]) -> tuple[str, Any]:
 
 
 def _traceback(error: Exception) -> str:
-    """Return where `error` was raised and its class; its message only when our own code wrote it.
+    """Return where `error` was raised and its class; its message only when it is one of our own errors.
 
-    Libraries quote what they read: pydicom's messages hold header bytes, which identify a person.
+    Others quote what they read: pydicom's messages hold header bytes, `int()` the text, which may name a person.
     """
-    frames = list(traceback.walk_tb(error.__traceback__))
-    is_ours = str(frames[-1][0].f_globals.get("__name__", "")).startswith("medloom.") if len(frames) > 1 else False
+    is_ours = isinstance(error, MedloomError)
     message = f": {error}" if is_ours else " (its message is withheld: it may quote the file)"
     places = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
     return f"Traceback (most recent call last):\n{places}{type(error).__name__}{message}"

@@ -78,7 +78,7 @@ def make_examples(
         prints = {t.task: recipe.task_fingerprint(t, model.digest if model else "") for t in recipe.tasks}
         work = [
             ExampleWork(
-                store.url, shard, ledger["digest"], tuple(build.shards[shard]), task.task, carry(task),
+                store.absolute_url, shard, ledger["digest"], tuple(build.shards[shard]), task.task, carry(task),
                 prints[task.task], model if task.asks else None,
             )
             for task in recipe.tasks

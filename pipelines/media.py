@@ -105,7 +105,7 @@ def make_media(
     links = _links_by_unit(store)
     unfinished = [s for s in build.shards if not _finished(build, loaded.recipe, s, links, wanted, rebuild)]
     how = carry(({source.name: source for source in loaded.recipe.sources}, loaded.recipe.stages))
-    work = [ShardWork(store.url, shard, tuple(build.shards[shard]), how, wanted) for shard in unfinished]
+    work = [ShardWork(store.absolute_url, shard, tuple(build.shards[shard]), how, wanted) for shard in unfinished]
     for shard in unfinished:  # here and not by the worker: one whose driver was killed must not take a new ledger away
         store.delete(shard.ledger)
     started(len(work))
@@ -342,7 +342,7 @@ class _Reading:
         key = figures[0]["media"][0]["key"] if figures else part.unit
         try:
             for link in part.links:
-                if link["url"] in unread and link["key"] in (key, "", "mask") and (link["key"] or not figures):
+                if link["url"] in unread and link["key"] in (key, "") and (link["key"] or not figures):
                     raise unread[link["url"]]
             return guard.call(call, carry((self.source.read, (part,))), timeout_s=self.work.timeout_s)
         except Refused as fault:

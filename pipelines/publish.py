@@ -19,7 +19,7 @@ from medloom.quality.card import card_text
 from medloom.quality.croissant import croissant
 from medloom.schemas import manifest as manifests
 from medloom.schemas.build import Build
-from medloom.schemas.errors import ConfigError, GateError
+from medloom.schemas.errors import ConfigError, FormatError, GateError
 from medloom.schemas.keys import canonical_json, digest_of
 from medloom.schemas.medium import LAYOUTS, Member, Sample
 from medloom.schemas.origin import TERMS
@@ -57,6 +57,7 @@ def publish(release: Release, to: str) -> Published:
 
     Raises:
         ConfigError: the folder is not empty, or the release has several builds.
+        FormatError: the build has moved on since the release.
         GateError: nothing may go out.
     """
     store = Store(to)
@@ -67,7 +68,7 @@ def publish(release: Release, to: str) -> Published:
         raise ConfigError(
             f"release {release.number} is made of {len(builds)} builds; publish one build's release at a time"
         )
-    build, states = builds[0], release.states()
+    build, states = _as_released(builds[0], release), release.states()
     live = pc.equal(states.of_rows(release.rows), "live")
     media_back, examples_back = Counter[str](), Counter[str]()
     allowed = {shard: _allowed(build, shard, release.rows, live, states, media_back) for shard, _ in build.ledgers()}
@@ -85,6 +86,17 @@ def publish(release: Release, to: str) -> Published:
     _write_tables(store, build, units)
     _commit(store, build, release, rows)
     return Published(copied, rewritten, len(kept), rows.num_rows, dict(media_back), dict(examples_back))
+
+
+def _as_released(build: Build, release: Release) -> Build:
+    """Return the build if it still is in the state that the release pins: what came later passed no gate."""
+    pinned, newest = release.facts["builds"][0], build.manifest()
+    if manifests.digest_of_manifest(newest) != pinned["manifest"]:
+        raise FormatError(
+            f"release {release.number} is of manifest {pinned['number']} of {build.url}, which has manifest "
+            f"{newest['number']} now; make a new release with `medloom release {build.url}`, then publish that"
+        )
+    return build
 
 
 def _allowed(

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import math
 import os
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from medloom.pipelines.carried import module_of_text
 from medloom.pipelines.sources.papers import Papers
 from medloom.pipelines.sources.scans import Scans
 from medloom.pipelines.unit import Task
-from medloom.schemas.errors import ConfigError
+from medloom.schemas.errors import ConfigError, MedloomError
 from medloom.schemas.keys import fingerprint
 from medloom.schemas.medium import Medium
 
@@ -123,7 +124,15 @@ def load_recipe(where: str, settings: dict[str, str]) -> LoadedRecipe:
     hints = get_type_hints(function, include_extras=True)
     settings = {n: _absolute(v) if hints.get(n) is Location else v for n, v in settings.items()}
     parameters = fill(function, settings, where=where)
-    return LoadedRecipe(function(**parameters), where, settings, parameters)
+    loaded = LoadedRecipe(function(**parameters), where, settings, parameters)
+    roots = {source.root for source in loaded.recipe.sources}
+    told = sorted(name for name, value in loaded.facts.items() if isinstance(value, str) and value in roots)
+    if told:
+        raise ConfigError(
+            f"parameter {told[0]} of recipe {where} is a source's folder, whose name may identify somebody and would "
+            "stand in manifests; annotate it as Location (medloom.pipelines.recipe)"
+        )
+    return loaded
 
 
 def _absolute(location: str) -> str:
@@ -152,9 +161,12 @@ def fill(function: Callable[..., Recipe], settings: dict[str, str], *, where: st
 def _value(text: str, kind: Any, what: str) -> Any:
     value: Any = text.split(",") if _shown(kind).startswith("tuple") else text
     try:
-        return pydantic.TypeAdapter(kind).validate_python(value)
+        found = pydantic.TypeAdapter(kind).validate_python(value)
     except pydantic.ValidationError as fault:
         raise ConfigError(f"{what} is not {_shown(kind)}: {fault.errors()[0]['msg'].lower()}") from fault
+    if isinstance(found, float) and not math.isfinite(found):
+        raise ConfigError(f"{what} is not a finite number")
+    return found
 
 
 def _shown(kind: Any) -> str:
@@ -187,7 +199,12 @@ def _module(where: str) -> ModuleType:
         path = Path(where)
         if not path.is_file():
             raise ConfigError(f"there is no recipe at {where}: no such file")
-        module = module_of_text(str(path), path.read_text())
+        try:
+            module = module_of_text(str(path), path.read_text(encoding="utf-8"))
+        except MedloomError:
+            raise
+        except Exception as fault:
+            raise ConfigError(f"cannot load the recipe {where}: {type(fault).__name__}: {fault}") from fault
     else:
         names = [entry.name for entry in pkgutil.iter_modules(bundled.__path__)]
         if where not in names:

@@ -107,9 +107,30 @@ def resume(store: Store, settings: dict[str, str]) -> LoadedRecipe:
     return loaded
 
 
-def commit(loaded: LoadedRecipe, store: Store, *, tasks: dict[str, str] | None = None) -> dict[str, Any]:
-    """Write the manifest of what the build holds; `tasks` are the current fingerprints, None keeps the last ones."""
+def budgets(store: Store) -> dict[str, float]:
+    """Return the refusals that the build's recipe accepts, {} for a build without its recipe (a published one)."""
+    if not store.exists(RECIPE):
+        return {}
+    have = json.loads(store.read(RECIPE))
+    return load_recipe(have["recipe"], have["settings"]).recipe.budgets
+
+
+def commit(
+    loaded: LoadedRecipe, store: Store, *, own: tuple[str, ...], tasks: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Write the manifest of what the build holds, unless the newest has the folders that the step writes as they are.
+
+    What another step left half done when it was killed makes no manifest of its own, so that a build that was killed
+    and resumed has the manifests of an unbroken one.
+
+    Args:
+        loaded: the build's recipe.
+        store: the build.
+        own: the folders that the step writes.
+        tasks: the current fingerprints, None keeps the last ones.
+    """
     newest = manifests.read_newest(store)
+    known = _known_digests(store)
     if tasks is None:
         tasks = newest["recipe"]["tasks"] if newest else {}
     recipe = {
@@ -118,7 +139,10 @@ def commit(loaded: LoadedRecipe, store: Store, *, tasks: dict[str, str] | None =
         "fingerprints": {"media": loaded.recipe.media_fingerprint(), "split": loaded.recipe.split_fingerprint()},
         "tasks": tasks,
     }
-    return manifests.commit(store, recipe=recipe, counts=counts(store, tasks), known=_known_digests(store))
+    if newest and newest["recipe"] == recipe and manifests.holds(newest, store, own, known):
+        manifests.write_newest(store, newest)
+        return newest
+    return manifests.commit(store, recipe=recipe, counts=counts(store, tasks), known=known)
 
 
 def counts(store: Store, tasks: dict[str, str]) -> dict[str, Any]:
@@ -137,7 +161,7 @@ def counts(store: Store, tasks: dict[str, str]) -> dict[str, Any]:
         for task, print_ in sorted(tasks.items())
     }
     reasons: dict[str, int] = {}
-    for row in build.refusals():
+    for row in build.refusals(tasks):
         reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
     return {
         "units": sum(len(units) for units in build.shards.values()),

@@ -10,6 +10,7 @@ from medloom.pipelines.media import Rebuild, make_media
 from medloom.pipelines.recipe import LoadedRecipe, load_recipe
 from medloom.pipelines.tables.job import make_tables
 from medloom.quality.gates import GateResult, run_gate
+from medloom.schemas import manifest as manifests
 from medloom.schemas.build import Build
 from medloom.schemas.errors import GateError
 from medloom.schemas.keys import canonical_json
@@ -63,7 +64,7 @@ def tables(step: Step, recipe: str) -> dict[str, Any]:
         done = make_tables(loaded, store, master=step.where.spark_master)
         step.tell.piece(f"{done.objects} objects read, {done.added} units added, {done.changed} changed")
         step.tell.end()
-        return state.commit(loaded, store)
+        return state.commit(loaded, store, own=("plan", "tables"))
 
 
 def media(step: Step) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def media(step: Step) -> dict[str, Any]:
             told=lambda d: step.tell.piece(f"{d.shard}: {d.kept} kept, {d.refused} refused, {d.size / 1e6:.1f} MB"),
         )
         step.tell.end()
-        return state.commit(loaded, store)
+        return state.commit(loaded, store, own=("media", "index", "ledger"))
 
 
 def examples(step: Step) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def examples(step: Step) -> dict[str, Any]:
             told=lambda d: step.tell.piece(f"{d.task} {d.shard}: {d.kept} kept, {d.refused} refused"),
         )
         step.tell.end()
-        return state.commit(loaded, store, tasks=prints)
+        return state.commit(loaded, store, own=("examples",), tasks=prints)
 
 
 def _resumed(store: Store, step: Step) -> LoadedRecipe:
@@ -116,12 +117,13 @@ def gate(step: Step) -> GateResult:
     build = Build(step.out).must_exist()
     step.tell.begin("gate", 1)
     result = run_gate(build)
-    store.write(GATE, (canonical_json(result.to_json()) + "\n").encode())
+    judged = {"manifest": manifests.digest_of_manifest(build.manifest()), **result.to_json()}
+    store.write(GATE, (canonical_json(judged) + "\n").encode())
     step.tell.piece(f"{len(result.rows)} expectations, {len(result.failed)} failed")
     step.tell.end()
     if not result.success:
         raise GateError(_why(result))
-    over = over_budget(build, state.resume(store, {}).recipe.budgets)
+    over = over_budget(build, state.budgets(store))
     if over:
         raise GateError("; ".join(over))
     return result
@@ -147,5 +149,8 @@ def over_budget(build: Build, budgets: dict[str, float]) -> list[str]:
 
 
 def read_gate(build: Build) -> dict[str, Any] | None:
-    """Return the kept result of the gate, None when it has not run."""
-    return json.loads(build.store.read(GATE)) if build.store.exists(GATE) else None
+    """Return the kept result of the gate, None when it has not run on what the newest manifest commits."""
+    if not build.store.exists(GATE):
+        return None
+    kept = json.loads(build.store.read(GATE))
+    return kept if kept["manifest"] == manifests.digest_of_manifest(build.manifest()) else None

@@ -114,13 +114,19 @@ class Build:
         ]  # fmt: skip
         return self._concat(paths, schema, columns)
 
-    def refusals(self) -> Iterator[dict[str, Any]]:
-        """Everything refused so far, as rows of `quarantine`: by the tables, by shards, by tasks."""
+    def refusals(self, tasks: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:
+        """Everything refused, as rows of `quarantine`: by the tables, by shards, by tasks of the current fingerprints.
+
+        `tasks` are the fingerprints by task, None for those of the newest manifest.
+        """
         yield from self.table("quarantine").to_pylist()
         for _, ledger in self.ledgers():
             yield from ledger["refused"]
-        for task, print_ in self.tasks():
-            folder = f"examples/{task}/{print_}"
+        if tasks is None:
+            newest = manifests.read_newest(self.store)
+            tasks = newest["recipe"]["tasks"] if newest else {}
+        for task, print_ in sorted(tasks.items()):
+            folder = f"examples/{task}/{print_[:12]}"
             for name in self.store.names(folder):
                 if name.startswith("refused-"):
                     yield from self.store.read_table(f"{folder}/{name}").to_pylist()

@@ -6,7 +6,7 @@ import hmac
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,64}")  # no dots (webdataset cuts there), lower case, ustar-safe
@@ -84,7 +84,7 @@ class Identity:
     data) they are plain SHA-256 of the same text, which hides nothing and says so by `key_id` "none".
     """
 
-    secret: bytes | None = None
+    secret: bytes | None = field(default=None, repr=False)
 
     @property
     def key_id(self) -> str:

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from medloom.schemas.errors import FormatError
 from medloom.schemas.keys import canonical_json, sha256_hex
+from medloom.schemas.medium import LAYOUTS
 from medloom.schemas.store import Store
 from medloom.schemas.tables import FORMAT_VERSION
 
 NEWEST = "manifest.json"
+_LAYOUTS = "|".join(sorted(LAYOUTS, key=len, reverse=True))
 COMMITTED = ("plan", "media", "index", "ledger", "tables", "examples")  # what a manifest lists; private/ never
 
 
@@ -22,7 +25,21 @@ def list_files(store: Store) -> list[str]:
         folder = pending.pop()
         found += [f"{folder}/{name}" for name in store.names(folder) if name != "README.md"]
         pending += [f"{folder}/{name}" for name in store.folders(folder)]
-    return sorted(found)
+    finished = {name for name in found if name.startswith("ledger/")}
+    return sorted(name for name in found if _of_finished(name, finished))
+
+
+def _of_finished(name: str, ledgers: set[str]) -> bool:
+    """Whether a file is none of a shard, or of one that its ledger has committed."""
+    part = re.fullmatch(rf"(?:media|index)/(.+)-(?:{_LAYOUTS})-(\d{{6}})\.(?:tar|parquet)", name)
+    return part is None or f"ledger/{part[1]}-{part[2]}.json" in ledgers
+
+
+def holds(manifest: dict[str, Any], store: Store, folders: tuple[str, ...], known: dict[str, str]) -> bool:
+    """Whether `manifest` lists the files in `folders` just as they are now; `known` as in `commit`."""
+    listed = {name: facts for name, facts in manifest["files"].items() if name.split("/")[0] in folders}
+    now = [name for name in list_files(store) if name.split("/")[0] in folders]
+    return sorted(listed) == now and _digest_files(store, now, known) == listed
 
 
 def commit(store: Store, *, recipe: dict[str, Any], counts: dict[str, Any], known: dict[str, str]) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class Store:
         """Whether paths are files of this machine."""
         return "file" in self._protocols()
 
+    @property
+    def absolute_url(self) -> str:
+        """Its URL as another process finds it, whatever folder that one runs in."""
+        return self.root if self.is_local else self.url
+
     def _protocols(self) -> tuple[str, ...]:
         protocol = self.fs.protocol
         return (protocol,) if isinstance(protocol, str) else tuple(protocol)

@@ -1,20 +1,18 @@
 """The step `release`: builds + a policy become a numbered release; overlays of states come after it."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from medloom.pipelines.release.rows import example_rows, media_rows, release_rows
 from medloom.pipelines.release.states import Policy, states
+from medloom.pipelines.steps import read_gate
 from medloom.quality.checks import SOFT_CHECKS
 from medloom.schemas.build import Build, conform
 from medloom.schemas.errors import ConfigError, FormatError, GateError, RetryLater
@@ -71,7 +69,18 @@ def _locked(store: Store) -> Iterator[None]:
         lock.release()
 
 
+def _must_not_be_shut(build: Build) -> None:
+    kept = read_gate(build)
+    if kept and not kept["success"]:
+        raise GateError(
+            f"the gate did not pass {build.url} as it is now, so it cannot be released; `medloom gate {build.url}` "
+            "tells why"
+        )
+
+
 def _make(store: Store, builds: list[Build], policy: Policy, master: str) -> Release:
+    for build in builds:
+        _must_not_be_shut(build)
     pinned = [
         {"uri": relative_uri(b.url, base=store.url), "number": m["number"], "manifest": digest_of_manifest(m)}
         for b, m in ((b, b.manifest()) for b in builds)
@@ -104,18 +113,15 @@ def _rows_and_states(builds: list[Build], policy: Policy, master: str) -> tuple[
     spark = session(master, name="medloom release")
     media, examples = media_rows(spark, builds), example_rows(spark, builds)
     try:
-        with tempfile.TemporaryDirectory(prefix="medloom-spark-") as scratch:
-            rows = _collect(release_rows(examples, media), ["example_id"], RELEASE_ROW, Path(scratch) / "rows")
-            found = states(spark, builds, examples, media, policy)
-            said = _collect(found, ["scope", "id", "reason", "by"], STATE, Path(scratch) / "states")
+        rows = _collect(release_rows(examples, media), ["example_id"], RELEASE_ROW)
+        said = _collect(states(spark, builds, examples, media, policy), ["scope", "id", "reason", "by"], STATE)
     finally:
         spark.catalog.clearCache()
     return rows, said
 
 
-def _collect(frame: "DataFrame", keys: list[str], schema: pa.Schema, folder: Path) -> pa.Table:
-    frame.coalesce(1).sortWithinPartitions(*keys).write.parquet(folder.as_uri())
-    return conform(pa.concat_tables(pq.read_table(p) for p in sorted(folder.glob("part-*.parquet"))), schema)
+def _collect(frame: "DataFrame", keys: list[str], schema: pa.Schema) -> pa.Table:
+    return conform(frame.sort(*keys).toArrow(), schema)
 
 
 def write_release(store: Store, rows: pa.Table, said: pa.Table, facts: dict[str, Any]) -> Release:

@@ -31,7 +31,7 @@ _FILE = pa.schema([("build", pa.int32()), ("url", pa.string()), ("path", pa.stri
 def media_rows(spark: "SparkSession", builds: list[Build]) -> "DataFrame":
     """Return a row of `MEDIA` per medium and build; the same key may stand in several builds."""
     files = [
-        {"build": i, "url": build.url, "path": shard.index(layout)}
+        {"build": i, "url": build.store.absolute_url, "path": shard.index(layout)}
         for i, build in enumerate(builds)
         for shard, ledger in build.ledgers()
         for layout in sorted(ledger["tars"])
@@ -45,7 +45,7 @@ def example_rows(spark: "SparkSession", builds: list[Build]) -> "DataFrame":
     from pyspark.sql import functions as sf
 
     files = [
-        {"build": i, "url": build.url, "path": path}
+        {"build": i, "url": build.store.absolute_url, "path": path}
         for i, build in enumerate(builds)
         for task, fingerprint in sorted(build.manifest()["recipe"]["tasks"].items())
         for path in build.example_parts(task, fingerprint[:12])

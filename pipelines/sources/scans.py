@@ -98,6 +98,8 @@ class Scans:
         layers: list[Volume] = []
         for number, link in enumerate((link for link in work.links if link["key"] == "mask"), 1):
             try:
+                if link["url"] not in work.paths:
+                    raise Refused("source.unreadable", "the label map cannot be read now")
                 layers += self._mask(work.paths[link["url"]], volume)
             except Refused as refused:
                 made.made += 1

@@ -35,7 +35,7 @@ class UnitWork:
     digests: dict[str, str]
     stages: tuple[Any, ...]
     key_id: str
-    pixel_secret: bytes | None = None
+    pixel_secret: bytes | None = field(default=None, repr=False)
 
 
 @dataclass

@@ -64,7 +64,7 @@ def read_scans(
         spark.createDataFrame(objects)
         .repartition(partitions, "url")
         .mapInArrow(lambda batches: _read_headers(batches, source, identity), from_arrow_schema(_HEADER))
-        .groupBy("series")
+        .groupBy("series", "patient")
         .applyInArrow(lambda table: _unit_of(table, source, identity, terms), from_arrow_schema(_UNIT))
         .toArrow()
     )
@@ -187,9 +187,9 @@ def _series_of(
     headers: list[dict[str, Any]], source: Scans, identity: Identity, terms: dict[str, dict[str, str]]
 ) -> dict[str, Any]:
     first = headers[0]
-    unit = identity.token("series", f"{source.name}\x00{first['series']}")
+    unit = identity.token("series", "\x00".join((source.name, first["series"], first["patient"])))
     patient = first["patient"] or (str(Path(first["url"]).parent) if source.group == "folder" else first["series"])
-    stated = terms.get(first["url"], {})
+    stated = min((terms.get(h["url"], {}) for h in headers), key=lambda s: _freedom(s.get("terms_id", source.terms_id)))
     series = {
         "unit": unit,
         "study": identity.token("study", first["study"]) if first["study"] else "",
@@ -218,6 +218,12 @@ def _series_of(
         for i, h in enumerate(headers)
     ]  # fmt: skip
     return {"unit": unit, "group": identity.token("patient", patient), "series": [series], "links": links}
+
+
+def _freedom(terms_id: str) -> tuple[int, ...]:
+    """Return what terms permit, so that of the objects of a series the strictest terms hold for all."""
+    terms = TERMS[terms_id]
+    return terms.redistribution, terms.derivatives, terms.commercial, ("none", "local", "any").index(terms.llm_egress)
 
 
 def caption_of(modality: str, body_part: str, plane: str) -> str:

@@ -15,7 +15,9 @@ from lxml import etree
 from medloom.connectors.jats import parse_article
 
 CORPUS = os.environ.get("MEDLOOM_TEST_CORPUS")
-pytestmark = pytest.mark.skipif(not CORPUS, reason="MEDLOOM_TEST_CORPUS does not name the folder of checking data")
+pytestmark = pytest.mark.skipif(
+    not CORPUS, reason="needs MEDLOOM_TEST_CORPUS: it does not name the folder of checking data"
+)
 
 XLINK = "{http://www.w3.org/1999/xlink}href"
 LANG = "{http://www.w3.org/XML/1998/namespace}lang"

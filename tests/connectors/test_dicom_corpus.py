@@ -57,7 +57,7 @@ DIFFERENT = {
 def _corpus() -> Path:
     folder = os.environ.get("MEDLOOM_TEST_CORPUS")
     if not folder:
-        pytest.skip("MEDLOOM_TEST_CORPUS names no folder")
+        pytest.skip("needs MEDLOOM_TEST_CORPUS: it names no folder")
     return Path(folder, "imaging")
 
 

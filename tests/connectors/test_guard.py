@@ -50,7 +50,7 @@ def test_refusals_keep_their_reason(guard):
 
 def test_any_other_exception_is_a_bug_with_its_traceback(guard):
     pid = guard.call(os.getpid)
-    with pytest.raises(GuardBug, match=r"(?s)Traceback.*images\.py.*KeyError: 'bmp'"):
+    with pytest.raises(GuardBug, match=r"(?s)Traceback.*images\.py.*KeyError"):
         guard.call(decode_picture, Picture(b"", "bmp", 1, 1, 1))  # type: ignore[arg-type]
     assert guard.call(os.getpid) == pid
 

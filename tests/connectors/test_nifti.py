@@ -287,7 +287,7 @@ def test_damaged_headers_are_read_or_refused(tmp_path, changes):
 def _corpus() -> list[Path]:
     folder = os.environ.get("MEDLOOM_TEST_CORPUS")
     if not folder:
-        pytest.skip("MEDLOOM_TEST_CORPUS names no folder")
+        pytest.skip("needs MEDLOOM_TEST_CORPUS: it names no folder")
     return sorted(Path(folder, "imaging/nifti").rglob("*.nii*"))
 
 

@@ -170,7 +170,7 @@ def test_what_is_cut_is_counted(shared_build, tmp_path):
 
 def test_a_device_that_is_not_there_is_the_users_mistake():
     if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
+        pytest.skip("needs a machine without a GPU")
     with pytest.raises(ConfigError, match="cuda"):
         settle(tiny(device="cuda"))
 

@@ -135,6 +135,19 @@ def test_a_changed_figure_or_article_builds_only_its_shard_again(built: Built, t
     assert sources.build(copied.out, built.recipe, copied.source) == manifest
 
 
+def test_a_change_in_the_text_alone_reaches_the_examples_and_changes_no_tar(built: Built, tmp_path: Path):
+    copied = built.copied(tmp_path)
+    article = copied.source / "papers" / "a002.xml"
+    article.write_text(article.read_text().replace("Nothing else was found", "Something else was seen"))
+    manifest = sources.build(copied.out, built.recipe, copied.source)
+    rows = [row for row in copied.build.examples("interleaved").to_pylist() if row["unit"] == "pmc9000002-1"]
+    text = " ".join(part["text"] or "" for row in rows for turn in row["turns"] for part in turn["parts"])
+    assert "Something else was seen" in text
+    assert "Nothing else was found" not in text
+    tars = {name: facts for name, facts in built.manifest["files"].items() if name.startswith("media/")}
+    assert {name: manifest["files"][name] for name in tars} == tars
+
+
 def test_a_figure_file_that_comes_later_is_taken_up(built: Built, tmp_path: Path):
     copied = built.copied(tmp_path)
     (copied.source / "papers" / "late").mkdir()
@@ -177,6 +190,8 @@ def test_an_object_that_becomes_unreadable_leaves_its_unit_in_a_row_and_comes_ba
     assert "source.empty_file" in refused.values()
     assert "pmc9000001-1" not in copied.build.index()["unit"].to_pylist()
     assert steps.gate(sources.step(copied.out)).success
+    tars = {shard.tar(layout) for shard, ledger in copied.build.ledgers() for layout in ledger["tars"]}
+    assert {name for name in manifest["files"] if name.startswith("media/")} == tars
     assert sources.build(copied.out, built.recipe, copied.source) == manifest
     article.write_bytes(whole[0])
     slice_.write_bytes(whole[1])
@@ -241,7 +256,7 @@ def test_a_file_system_without_space_is_one_clear_error(built: Built, tmp_path: 
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)]
     if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here")
+        pytest.skip("needs a small file system mounted")
     try:
         for name in ("plan", "tables", "private"):
             shutil.copytree(copied.out / name, small / "out" / name)

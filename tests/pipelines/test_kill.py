@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests import sources
 from tests.pipelines.conftest import Built
+
+from medloom.pipelines import steps
 
 pytestmark = pytest.mark.slow
 STARTED_S = 120.0  # by then the first file must have come
@@ -53,6 +55,18 @@ def test_media_rebuilt_killed_and_run_again_give_the_same_manifest(small: Built,
     assert sources.state_of(sources.rest(out)) == sources.state_of(small.manifest)
 
 
+def test_a_rebuild_that_was_killed_goes_on_without_saying_rebuild_again(small: Built, tmp_path: Path):
+    """Else tars of two fingerprints would stand under ledgers of the older one, ready to be adopted."""
+    out = sources.copy(small.out, tmp_path / "out")
+    recipe = sources.write_recipe(tmp_path / "both.py", stages='(Measure(version="2"),)')
+    steps.tables(sources.step(out, small.source, shard_bytes="6000"), recipe)
+    fresh = sources.build(tmp_path / "fresh", recipe, small.source, shard_bytes="6000")
+    stands = {path: path.stat().st_ino for path in (out / "media").iterdir()}
+    command = ["media", str(out), "--rebuild", "--ray-address", "none"]
+    assert killed(command, out, until=lambda: any(p.stat().st_ino != ino for p, ino in stands.items()))
+    assert sources.state_of(sources.rest(out)) == sources.state_of(fresh)
+
+
 @pytest.mark.parametrize("more", [1, 6, 15])
 def test_examples_killed_and_run_again_give_the_same_manifest(small: Built, tmp_path: Path, more: int):
     out = without(small, tmp_path / "out", "examples")
@@ -79,14 +93,18 @@ def without(small: Built, out: Path, *folders: str) -> Path:
     return out
 
 
-def killed(arguments: list[str], out: Path, *, files: int) -> bool:
-    """Run `medloom` in a process group of its own, kill the group once `out` holds so many files; whether it had to."""
+def killed(arguments: list[str], out: Path, *, files: int = 0, until: Callable[[], bool] | None = None) -> bool:
+    """Run `medloom` in a process group of its own and kill the group once `out` holds so many files; whether it could.
+
+    `until` says it instead of a number of files.
+    """
+    come = until or (lambda: count(out) >= files)
     with subprocess.Popen(
         [sys.executable, "-m", "medloom", *arguments], start_new_session=True, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
-        until = time.monotonic() + STARTED_S
-        while process.poll() is None and count(out) < files and time.monotonic() < until:
+        latest = time.monotonic() + STARTED_S
+        while process.poll() is None and not come() and time.monotonic() < latest:
             time.sleep(0.001)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

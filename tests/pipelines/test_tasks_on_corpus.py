@@ -17,7 +17,9 @@ from medloom.schemas.example import Example
 CORPUS = os.environ.get("MEDLOOM_TEST_CORPUS", "")
 ARTICLES = sorted(Path(CORPUS, "pmc", "xml").glob("*.xml")) if CORPUS else []
 
-pytestmark = pytest.mark.skipif(not ARTICLES, reason="MEDLOOM_TEST_CORPUS does not name the folder of real articles")
+pytestmark = pytest.mark.skipif(
+    not ARTICLES, reason="needs MEDLOOM_TEST_CORPUS: it does not name the folder of real articles"
+)
 
 
 class Reader:

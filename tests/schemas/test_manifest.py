@@ -17,6 +17,7 @@ def store(request, tmp_path):
     store = Store(str(tmp_path / "out") if request.param == "local" else "memory://manifests")
     store.write("plan/part-00000.parquet", b"plan")
     store.write("media/train-png-000000.tar", b"tar")
+    store.write("ledger/train-000000.json", b"{}")
     yield store
     store.delete_folder("")
 
@@ -50,9 +51,26 @@ def test_files_are_listed_by_size_and_sha256_and_private_ones_never(store):
     store.write("examples/caption/abc/part-train-000000.parquet", b"rows")
     files = commit(store)["files"]
     assert set(files) == {
-        "plan/part-00000.parquet", "media/train-png-000000.tar", "examples/caption/abc/part-train-000000.parquet",
+        "plan/part-00000.parquet", "media/train-png-000000.tar", "ledger/train-000000.json",
+        "examples/caption/abc/part-train-000000.parquet",
     }  # fmt: skip
     assert files["media/train-png-000000.tar"] == {"size": 3, "sha256": hashlib.sha256(b"tar").hexdigest()}
+
+
+def test_files_of_a_shard_without_a_ledger_are_not_listed(store):
+    store.write("media/train-volume-seg-000001.tar", b"half")
+    store.write("index/train-volume-seg-000001.parquet", b"half")
+    assert not [name for name in commit(store)["files"] if "000001" in name]
+    store.write("ledger/train-000001.json", b"{}")
+    assert len([name for name in commit(store)["files"] if "000001" in name]) == 3
+
+
+def test_a_manifest_holds_the_folders_that_have_not_changed(store):
+    first = commit(store)
+    assert manifests.holds(first, store, ("plan", "media", "ledger"), {})
+    store.write("examples/caption/abc/part-train-000000.parquet", b"rows")
+    assert manifests.holds(first, store, ("plan", "media"), {})
+    assert not manifests.holds(first, store, ("examples",), {})
 
 
 def test_digests_that_are_known_are_not_computed_again(store):

@@ -175,7 +175,7 @@ def test_a_file_where_a_folder_is_needed_is_an_error_of_one_sentence(tmp_path):
             write()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user other than root")
 def test_a_folder_that_may_not_be_written_is_told(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     with pytest.raises(SourceError, match="choose a folder that you may write to"):
