@@ -23,7 +23,7 @@ from pathlib import Path
 from medloom.pipelines.recipes.demo_figures import PLATES, draw
 from medloom.schemas.errors import ConfigError, RetryLater
 
-LAYOUT_VERSION = "1"
+LAYOUT_VERSION = "2"
 MARK = "VERSION"
 TISSUES = {1: "grey matter", 2: "white matter"}
 
