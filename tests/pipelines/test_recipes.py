@@ -61,3 +61,27 @@ def test_a_location_decides_no_fingerprint(tmp_path):
     prints = {load_recipe("pmc_inline", {"source": str(tmp_path / s)}).recipe.media_fingerprint() for s in "ab"}
     assert len(prints) == 1
     assert "source" not in load_recipe("pmc_inline", {"source": "x"}).facts
+
+
+def test_a_sources_folder_in_another_parameter_than_a_location_is_refused(tmp_path):
+    text = (
+        "from medloom.pipelines.recipe import Recipe\n"
+        "from medloom.pipelines.sources.papers import Papers\n"
+        "def recipe(*, source: str) -> Recipe:\n"
+        '    return Recipe(name="mine", sources=(Papers("p", source),), stages=(), tasks=())\n'
+    )
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match="annotate it as Location"):
+        load_recipe(str(tmp_path / "mine.py"), {"source": "/data/Doe^John"})
+
+
+@pytest.mark.parametrize("text", [b"def recipe(:\n", b"x = '\xff'\n"])
+def test_a_recipe_file_that_cannot_be_loaded_is_the_users_mistake(tmp_path, text):
+    (tmp_path / "mine.py").write_bytes(text)
+    with pytest.raises(ConfigError, match="cannot load the recipe"):
+        load_recipe(str(tmp_path / "mine.py"), {})
+
+
+def test_a_parameter_that_is_not_finite_is_refused():
+    with pytest.raises(ConfigError, match="spacing_mm=nan is not a finite number"):
+        load_recipe("scans", {"source": "x", "spacing_mm": "nan"})
