@@ -147,7 +147,7 @@ class Walk:
         self._sec_ids.add(sec_id)
         self.sections.append({
             "article_key": self.article_key, "sec_id": sec_id, "path": list(path), "title": title, "sec_type": sec_type,
-            "order": len(self.sections),
+            "order": len(self.sections), "role": "", "patient": 0,
         })  # fmt: skip
         return sec_id
 

@@ -17,6 +17,7 @@ from medloom.schemas.ask import Ask
 from medloom.schemas.build import Build
 from medloom.schemas.errors import BugError, ConfigError, FormatError, MedloomError, Refusal
 from medloom.schemas.example import Example
+from medloom.schemas.medium import PanelBox
 from medloom.schemas.shard import ShardName
 from medloom.schemas.store import Store
 from medloom.schemas.tables import EXAMPLE, TABLES, measured_cell
@@ -150,7 +151,7 @@ def example_row(example: Example) -> dict[str, Any]:
 def unit_views(build: Build, shard: ShardName, units: tuple[dict[str, Any], ...]) -> list[UnitView]:
     """Return what tasks see of the units of a shard, in the order of the plan."""
     names = [u["unit"] for u in units]
-    rows = {t: _grouped(build, t, names) for t in ("article", "paragraph", "figure", "mention", "series")}
+    rows = {t: _grouped(build, t, names) for t in ("article", "section", "paragraph", "figure", "mention", "series")}
     media = _media_views(build, shard, rows)
     there = rows["article"].keys() | rows["series"].keys()  # a unit whose object became unreadable has none
     return [_view(unit, rows, media.get(unit["unit"], {})) for unit in units if unit["unit"] in there]
@@ -170,6 +171,7 @@ def _view(
         licence=article.get("licence_code") or series.get("licence", ""),
         terms_id=article.get("terms_id") or series.get("terms_id", "unknown"),
         article=article,
+        sections=tuple(rows["section"].get(name, [])),
         paragraphs=tuple(rows["paragraph"].get(name, [])),
         figures=tuple(rows["figure"].get(name, [])),
         mentions=tuple(rows["mention"].get(name, [])),
@@ -197,6 +199,7 @@ def _media_views(
             spacing_mm=tuple(row["spacing_mm"]),
             terms_id=row["terms_id"],
             text=captions.get(row["key"]) or texts.get(row["unit"], ""),
+            panels=tuple(PanelBox(p["letter"], tuple(p["box"]), p["confidence"]) for p in row["panels"] or ()),
         )
     return views
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from medloom.schemas.ask import Ask
 from medloom.schemas.errors import Refusal
 from medloom.schemas.example import Example
+from medloom.schemas.medium import PanelBox
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class MediumView:
     spacing_mm: tuple[float, ...]
     terms_id: str
     text: str = ""
+    panels: tuple[PanelBox, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class UnitView:
 
     Attributes:
         article: row of `article`, {} for a scan.
-        paragraphs, figures, mentions: rows in the order of the paper; () for a scan.
+        sections, paragraphs, figures, mentions: rows in the order of the paper; () for a scan.
         series: row of `series`, {} for a paper.
         media: kept media by key; a figure whose bytes were refused is not here.
     """
@@ -42,6 +44,7 @@ class UnitView:
     licence: str
     terms_id: str
     article: dict[str, Any] = field(default_factory=dict)
+    sections: tuple[dict[str, Any], ...] = ()
     paragraphs: tuple[dict[str, Any], ...] = ()
     figures: tuple[dict[str, Any], ...] = ()
     mentions: tuple[dict[str, Any], ...] = ()

@@ -38,6 +38,21 @@ class Picture:
     reencoded: bool = False
 
 
+@dataclass(frozen=True)
+class PanelBox:
+    """Where a panel of a compound figure stands: a region of the stored figure, never a crop.
+
+    Attributes:
+        letter: of the panel as its caption declares it, upper-case; "" when no letter could be given.
+        box: half-open pixel indices (y0, x0, y1, x1) of the stored figure.
+        confidence: that the box is this panel, 0 to 1.
+    """
+
+    letter: str
+    box: tuple[int, int, int, int]
+    confidence: float
+
+
 @dataclass(frozen=True, eq=False)
 class Medium:
     """One image or volume.
@@ -55,6 +70,8 @@ class Medium:
         transforms: what was done to it, in order, with parameters ("resample(1.5,1.5,1.5)").
         measured: measured values by name; every medium of a layout has the same names.
         pixel_digest: sha256 of decoded pixels in canonical orientation, by which exact duplicates are found.
+        phash: perceptual hash of a picture, by which near-duplicates are found; "" for a volume.
+        panels: boxes of a compound figure's panels; () when it is one picture or was left whole.
     """
 
     key: str
@@ -71,6 +88,8 @@ class Medium:
     transforms: tuple[str, ...] = ()
     measured: dict[str, float] = field(default_factory=dict)
     pixel_digest: str = ""
+    phash: str = ""
+    panels: tuple[PanelBox, ...] = ()
 
     @property
     def layout(self) -> Layout:

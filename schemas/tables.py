@@ -10,6 +10,7 @@ FORMAT_VERSION = 1
 _s, _i, _l, _f, _b = pa.string(), pa.int32(), pa.int64(), pa.float64(), pa.bool_()
 _strings = pa.list_(_s)
 
+PANEL_BOX = pa.struct([("letter", _s), ("box", pa.list_(_i)), ("confidence", _f)])
 PANEL = pa.struct([("letter", _s), ("start", _i), ("end", _i), ("text", _s)])
 FIGURE_MEDIA = pa.struct([("href", _s), ("key", _s), ("md5", _s), ("role", _s)])
 PART = pa.struct([("text", _s), ("media", _s), ("box", pa.list_(_i))])
@@ -31,6 +32,7 @@ TABLES: dict[str, pa.Schema] = {
     ]),
     "section": pa.schema([
         ("article_key", _s), ("sec_id", _s), ("path", _strings), ("title", _s), ("sec_type", _s), ("order", _i),
+        ("role", _s), ("patient", _i),
     ]),
     "paragraph": pa.schema([
         ("article_key", _s), ("par_id", _s), ("sec_id", _s), ("scope_id", _s), ("where", _s), ("order", _i),
@@ -59,6 +61,8 @@ TABLES: dict[str, pa.Schema] = {
     "quarantine": pa.schema([
         ("unit", _s), ("key", _s), ("source", _s), ("stage", _s), ("reason", _s), ("detail", _s), ("source_bytes", _l),
     ]),
+    # Units that their source took back, or replaced by a newer version, after the build had read them.
+    "withdrawal": pa.schema([("unit", _s), ("source", _s), ("reason", _s), ("detail", _s)]),
     "verdict": pa.schema([
         ("subject", _s), ("digest", _s), ("scope", _s), ("check", _s), ("version", _s), ("by", _s), ("outcome", _s),
         ("reason", _s), ("value", _f), ("supersedes", _s),
@@ -75,7 +79,7 @@ INDEX = pa.schema([
     ("crc32c", pa.uint32()), ("shape", pa.list_(_i)), ("dtype", _s), ("spacing_mm", pa.list_(_f)),
     ("chunk_shape", pa.list_(_i)), ("block_shape", pa.list_(_i)), ("chunk_offsets", pa.list_(_l)),
     ("modality", _s), ("body_part", _s), ("plane", _s), ("source", _s), ("licence", _s), ("terms_id", _s),
-    ("digest", _s), ("pixel_digest", _s), ("measured", MEASURED),
+    ("digest", _s), ("pixel_digest", _s), ("measured", MEASURED), ("phash", _s), ("panels", pa.list_(PANEL_BOX)),
 ])  # fmt: skip
 
 EXAMPLE = pa.schema([

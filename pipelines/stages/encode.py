@@ -1,6 +1,7 @@
 """Encode: a medium becomes the members that stand side by side in a tar, the same bytes for the same medium."""
 
 import io
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,8 @@ def _columns(medium: Medium, split: str) -> dict[str, Any]:
         "digest": medium.origin.digest,
         "pixel_digest": medium.pixel_digest,
         "measured": {name: float(value) for name, value in sorted(medium.measured.items())},
+        "phash": medium.phash,
+        "panels": [asdict(panel) for panel in medium.panels],
     }
 
 

@@ -95,7 +95,7 @@ def test_columns_are_what_filters_need():
     assert sample.columns == {
         "unit": "u", "group": "g", "split": "test", "layout": "png", "modality": "CT", "body_part": "",
         "plane": "axial", "source": "scans", "licence": "", "terms_id": "cc0-1.0", "digest": "0" * 64,
-        "pixel_digest": "d", "measured": {"max": 2.0, "min": 1.0},
+        "pixel_digest": "d", "measured": {"max": 2.0, "min": 1.0}, "phash": "", "panels": [],
     }  # fmt: skip
 
 
