@@ -1,15 +1,28 @@
-"""Secrets: the one place where `MEDLOOM_…` variables of the environment are read, so that no option carries one."""
+"""Secrets and services: the one place where `MEDLOOM_…` variables are read, so that no option carries a secret."""
 
 import os
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from medloom.schemas.errors import ConfigError
 from medloom.schemas.keys import Identity
 
 IDENTITY_KEY = "MEDLOOM_IDENTITY_KEY"
 LLM_KEY = "MEDLOOM_LLM_KEY"
+NCBI_KEY = "MEDLOOM_NCBI_KEY"
+EMAIL = "MEDLOOM_EMAIL"
+RATES = "MEDLOOM_RATES"
 SHORTEST_SECRET = 32  # characters; `token_hex(32)` gives 64, and 32 random hex digits are already 128 bits
+
+# The services that literature comes from: the variable that names another server (a mirror, a test's) and the real one.
+SERVICES: dict[str, tuple[str, str]] = {
+    "pmc": ("MEDLOOM_PMC_URL", "https://pmc-oa-opendata.s3.amazonaws.com"),
+    "eutils": ("MEDLOOM_EUTILS_URL", "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"),
+    "idconv": ("MEDLOOM_IDCONV_URL", "https://pmc.ncbi.nlm.nih.gov/tools/idconv/api/v1/articles"),
+    "oai": ("MEDLOOM_OAI_URL", "https://pmc.ncbi.nlm.nih.gov/api/oai/v1/mh"),
+    "europepmc": ("MEDLOOM_EUROPEPMC_URL", "https://www.ebi.ac.uk/europepmc/webservices/rest"),
+}
 
 _MAKE_ONE = """python -c "import secrets; print(secrets.token_hex(32))\""""
 
@@ -52,6 +65,40 @@ def identity(deidentify: str) -> Identity:
 def llm_key() -> str:
     """Return the key that a language model's server asks for, "" when none is set (a server of one's own)."""
     return os.environ.get(LLM_KEY, "").strip()
+
+
+def service_url(service: str) -> str:
+    """Return the base URL of one of `SERVICES`, without a slash at its end.
+
+    Raises:
+        ConfigError: the variable of the environment holds no http(s) URL, or one with credentials.
+    """
+    variable, usual = SERVICES[service]
+    url = os.environ.get(variable, "").strip() or usual
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ConfigError(f"{variable} is no base address of a service; give one like {usual}, without credentials")
+    return url.rstrip("/")
+
+
+def email() -> str:
+    """Return the address by which a service can reach whoever asks it much, "" when none is set."""
+    return os.environ.get(EMAIL, "").strip()
+
+
+def ncbi_key() -> str:
+    """Return the API key of E-utilities, which allows 10 requests/s in place of 3; "" when none is set."""
+    return os.environ.get(NCBI_KEY, "").strip()
+
+
+def ncbi_params() -> dict[str, str]:
+    """Return what NCBI asks every caller to say of itself: tool, and email and api_key where they are set."""
+    return {"tool": "medloom"} | {k: v for k, v in (("email", email()), ("api_key", ncbi_key())) if v}
+
+
+def rates_folder() -> Path:
+    """Return where processes share request rates: `MEDLOOM_RATES`, else a folder in the cache of this user."""
+    return Path(os.environ.get(RATES, "").strip() or cache_folder() / "rates")
 
 
 def cache_folder() -> Path:

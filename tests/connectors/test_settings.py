@@ -63,3 +63,29 @@ def test_a_child_process_imports_medloom_and_sees_no_secret(monkeypatch, tmp_pat
         [sys.executable, "-c", program], env=settings.child_environment(), cwd=tmp_path, capture_output=True, text=True
     )
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_services_are_the_real_ones_unless_another_server_is_named(monkeypatch):
+    for variable, usual in settings.SERVICES.values():
+        monkeypatch.delenv(variable, raising=False)
+        assert usual.startswith("https://")
+    assert settings.service_url("europepmc") == "https://www.ebi.ac.uk/europepmc/webservices/rest"
+    monkeypatch.setenv("MEDLOOM_EUROPEPMC_URL", "http://127.0.0.1:8000/rest/")
+    assert settings.service_url("europepmc") == "http://127.0.0.1:8000/rest"
+
+
+@pytest.mark.parametrize("url", ["ftp://x/", "x", "https://me:secret@x/", "https://x/?a=1", "https:///x"])
+def test_a_base_url_that_is_none_is_told_and_not_repeated(monkeypatch, url):
+    monkeypatch.setenv("MEDLOOM_PMC_URL", url)
+    with pytest.raises(ConfigError, match="MEDLOOM_PMC_URL is no base address") as raised:
+        settings.service_url("pmc")
+    assert "secret" not in str(raised.value)
+
+
+def test_ncbi_is_told_who_asks(monkeypatch):
+    for name in ("MEDLOOM_EMAIL", "MEDLOOM_NCBI_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert settings.ncbi_params() == {"tool": "medloom"}
+    monkeypatch.setenv("MEDLOOM_EMAIL", "me@example.org ")
+    monkeypatch.setenv("MEDLOOM_NCBI_KEY", "k3y")
+    assert settings.ncbi_params() == {"tool": "medloom", "email": "me@example.org", "api_key": "k3y"}
