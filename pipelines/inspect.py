@@ -6,9 +6,11 @@ from typing import Any
 
 from medloom.connectors import dicom, images, jats, nifti
 from medloom.connectors.guard import Guard
+from medloom.pipelines.sources.listing import list_objects, place_of
 from medloom.pipelines.sources.scans import plane_of
 from medloom.schemas.errors import Refused, SourceError
 from medloom.schemas.medium import Picture
+from medloom.schemas.raw import is_raw_zone
 from medloom.schemas.volume import Volume
 
 TIMEOUT_S = 300.0
@@ -18,14 +20,16 @@ def inspect(path: str) -> list[dict[str, Any]]:
     """Return a row per series, volume, image, article or refused file: file, objects, kind, modality, shape (Z, Y, X),
     spacing_mm, axes, plane and verdict ("ok", or the reason of refusal with its detail).
 
-    Nothing is written, and names in headers are not shown; paths are the user's own.
+    Nothing is written, and names in headers are not shown; paths are the user's own. Objects of a raw zone are shown
+    by their names in it.
 
     Raises:
         SourceError: there is no such file or folder.
     """
     if not os.path.exists(path):
         raise SourceError(f"cannot inspect {path}: there is no such file or folder")
-    files = [path] if os.path.isfile(path) else sorted(str(p) for p in Path(path).rglob("*") if p.is_file())
+    names = _names_in_raw_zone(path)
+    files = sorted(names) or _files(path)
     if not files:
         raise SourceError(f"cannot inspect {path}: the folder holds no file")
     rows: list[dict[str, Any]] = []
@@ -43,7 +47,20 @@ def inspect(path: str) -> list[dict[str, Any]]:
                 rows += _guarded(guard, [file])
         for members in series.values():
             rows += _guarded(guard, members)
+    rows = [row | {"file": names.get(row["file"], row["file"])} for row in rows]
     return sorted(rows, key=lambda row: (row["file"], row["part"]))
+
+
+def _files(path: str) -> list[str]:
+    return [path] if os.path.isfile(path) else sorted(str(p) for p in Path(path).rglob("*") if p.is_file())
+
+
+def _names_in_raw_zone(path: str) -> dict[str, str]:
+    """Return {path on this machine: name} of the objects of a raw zone, {} of another folder."""
+    if not is_raw_zone(path):
+        return {}
+    listed = list_objects(path).to_pylist()
+    return {place_of(path, row["url"], row["etag"])[1]: row["url"] for row in reversed(listed)}
 
 
 def _series_of(guard: Guard, file: str) -> str:

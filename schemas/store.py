@@ -198,6 +198,11 @@ class Store:
             return pq.read_schema(self.path(name), filesystem=self.fs).empty_table()
         return pq.read_table(self.path(name), filesystem=self.fs, columns=columns, partitioning=None, filters=filters)
 
+    def rows_of(self, name: str) -> int:
+        """Number of rows of a Parquet file, by its footer."""
+        with self.fs.open(self.path(name), "rb") as file:
+            return int(pq.read_metadata(file).num_rows)
+
     def write_table(self, name: str, table: pa.Table, metadata: dict[str, str] | None = None) -> None:
         """Write a table as Parquet: zstd, row groups of 64 Ki rows, the same bytes for the same rows.
 

@@ -1,39 +1,47 @@
 """An object of a source as a file of this machine: itself when it is one, else a copy that lasts as long as needed."""
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import fsspec
-
-from medloom.pipelines.sources.listing import is_local
+from medloom.pipelines.sources.listing import check_digest, is_kept, is_local, place_of
 from medloom.schemas.errors import Refused
 
 
 @contextmanager
-def local_copy(root: str, url: str) -> Iterator[str]:
+def local_copy(root: str, url: str, *, etag: str = "") -> Iterator[str]:
     """Give the path of an object on this machine; a remote one is downloaded into a temporary file.
+
+    `etag` is as it was listed; by it an object of a raw zone is found, and its bytes are verified.
 
     Raises:
         Refused("source.unreadable"): it is not there (any more), no file, or may not be read; its path is not told.
+        Refused("source.damaged"): of a raw zone, it holds other bytes than were fetched.
     """
-    fs, path = fsspec.core.url_to_fs(root)
-    full = f"{path.rstrip('/')}/{url}"
+    fs, full = place_of(root, url, etag)
     if is_local(fs):
         if not os.path.isfile(full) or not os.access(full, os.R_OK):
             raise Refused("source.unreadable", "the file is not there any more, or may not be read")
-        yield full
-        return
+        if not is_kept(etag):
+            yield full
+            return
     with tempfile.TemporaryDirectory(prefix="medloom-") as folder:
         target = os.path.join(folder, "object" + ("".join(_endings(url))))
-        try:
-            remote = fs.open(full, "rb")
-        except (FileNotFoundError, PermissionError) as fault:
-            raise Refused("source.unreadable", "the object is not there any more, or may not be read") from fault
-        with remote, open(target, "wb") as file:
-            shutil.copyfileobj(remote, file, 16 << 20)
+        if is_local(fs):
+            os.symlink(os.path.abspath(full), target)
+        else:
+            try:
+                remote = fs.open(full, "rb")
+            except (FileNotFoundError, PermissionError) as fault:
+                raise Refused("source.unreadable", "the object is not there any more, or may not be read") from fault
+            with remote, open(target, "wb") as file:
+                shutil.copyfileobj(remote, file, 16 << 20)
+        if is_kept(etag):
+            with open(target, "rb") as file:
+                check_digest(etag, hashlib.file_digest(file, "sha256").hexdigest())
         yield target
 
 

@@ -9,6 +9,7 @@ from pydicom.data import get_testdata_file
 
 from medloom.pipelines.inspect import inspect
 from medloom.schemas.errors import SourceError
+from medloom.schemas.raw import RawZone
 
 ARTICLE = """<?xml version="1.0"?><article article-type="case-report"><front><article-meta>
 <article-id pub-id-type="pmc">123</article-id><title-group><article-title>On it</article-title></title-group>
@@ -68,3 +69,15 @@ def test_nothing_is_written_and_what_is_not_there_is_said(mixed, tmp_path):
         inspect(str(tmp_path / "gone"))
     with pytest.raises(SourceError, match="holds no file"):
         inspect(str(tmp_path))
+
+
+def test_objects_of_a_raw_zone_are_shown_by_their_names(tmp_path):
+    zone = RawZone.at(str(tmp_path / "raw"))
+    rows = [("PMC1.1/a.nxml", "article", ARTICLE.encode()), ("PMC1.1/x.jpg", "media", b"no picture")]
+    zone.append([
+        {"name": name, "article": "PMC1.1", "role": role, "outcome": "kept", "digest": zone.put(data)[0]}
+        for name, role, data in rows
+    ])  # fmt: skip
+    shown = inspect(zone.url)
+    assert [(row["file"], row["kind"]) for row in shown] == [("PMC1.1/a.nxml", "article"), ("PMC1.1/x.jpg", "")]
+    assert shown[0]["verdict"].startswith("ok: 1 figures")
