@@ -14,6 +14,19 @@ HERE, LOCAL = "none", "local"  # what --ray-address may be, besides an address
 IN_FLIGHT_PER_CPU = 2
 
 
+class Lazily(Sequence[W]):
+    """Work that is made when it is asked for, so that only what is in flight is held."""
+
+    def __init__(self, keys: Sequence[Any], make: Callable[[Any], W]):
+        self._keys, self._make = keys, make
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._make(self._keys[at])
+
+
 def run(function: Callable[[W], R], work: Sequence[W], *, ray_address: str, told: Callable[[R], None]) -> list[R]:
     """Return `function(w)` for every piece of work, in order; `told` hears of each result as it comes.
 

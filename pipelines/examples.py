@@ -1,6 +1,6 @@
 """The step `examples`: each task makes rows from the tables and the kept media of one shard; no tar is touched."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +10,7 @@ import pyarrow as pa
 from medloom.connectors.local_llm import ModelAddress, start
 from medloom.pipelines import engine
 from medloom.pipelines.carried import Carried, carry
+from medloom.pipelines.links import withdrawn_units
 from medloom.pipelines.recipe import LoadedRecipe
 from medloom.pipelines.sources.work import raised
 from medloom.pipelines.unit import MediumView, Task, UnitView
@@ -28,7 +29,7 @@ PICTURE_FIELDS = {"jpg": "jpg", "png": "png", "volume": "ct.b2nd", "volume-seg":
 
 @dataclass(frozen=True)
 class ExampleWork:
-    """One task over one shard; `how` is the task itself."""
+    """One task over one shard; `how` is the task itself, `withdrawn` the units that their source took back."""
 
     out: str
     shard: ShardName
@@ -38,6 +39,7 @@ class ExampleWork:
     how: Carried
     fingerprint: str
     model: ModelAddress | None
+    withdrawn: Mapping[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -71,21 +73,30 @@ def make_examples(
             f"recipe {recipe.name} asks a language model ({', '.join(asking)}) and none is named: "
             "--set llm=embedded, or --set llm=URL with its key in MEDLOOM_LLM_KEY"
         )
-    ledgers = {shard: build.ledger(shard) for shard in build.shards}
-    unfinished = [str(shard) for shard, ledger in ledgers.items() if ledger is None]
+    digests = {shard: (build.ledger(shard) or {}).get("digest", "") for shard in build.shards}
+    unfinished = [str(shard) for shard, digest in digests.items() if not digest]
     if unfinished:
         raise FormatError(f"{build.url}: shards {', '.join(unfinished[:5])} are unfinished; run `medloom media` first")
     with start(recipe.llm, responses=_responses(store)) if asking else nullcontext() as model:
         prints = {t.task: recipe.task_fingerprint(t, model.digest if model else "") for t in recipe.tasks}
-        work = [
-            ExampleWork(
-                store.absolute_url, shard, ledger["digest"], tuple(build.shards[shard]), task.task, carry(task),
-                prints[task.task], model if task.asks else None,
-            )
+        gone, shards = withdrawn_units(build), build.shards
+        missing = [
+            (task, shard)
             for task in recipe.tasks
-            for shard, ledger in ledgers.items()
-            if ledger and not _made(store, task.task, prints[task.task], shard, ledger["digest"])
-        ]  # fmt: skip
+            for shard, digest in digests.items()
+            if not _made(store, task.task, prints[task.task], shard, digest)
+        ]
+
+        def example_work(what: tuple[Task, ShardName]) -> ExampleWork:
+            task, shard = what
+            units = tuple(shards[shard])
+            withdrawn = {unit["unit"]: gone[unit["unit"]] for unit in units if unit["unit"] in gone}
+            return ExampleWork(
+                store.absolute_url, shard, digests[shard], units, task.task, carry(task), prints[task.task],
+                model if task.asks else None, withdrawn,
+            )  # fmt: skip
+
+        work = engine.Lazily(missing, example_work)
         started(len(work))
         for name, print_ in prints.items():
             store.sweep(f"examples/{name}/{print_[:12]}")
@@ -117,7 +128,11 @@ def build_examples(work: ExampleWork) -> ExamplesDone:
     ask = work.model.open() if work.model else None
     examples: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    for view in unit_views(Build(work.out), work.shard, work.units):
+    for unit, said in work.withdrawn.items():
+        row = Refusal(unit, "", said["source"], work.task, said["reason"], said["detail"])
+        refused.append(asdict(row))
+    units = tuple(unit for unit in work.units if unit["unit"] not in work.withdrawn)
+    for view in unit_views(Build(work.out), work.shard, units):
         for made in _examples_of(work, task, view, ask):
             if isinstance(made, Refusal):
                 refused.append(asdict(made))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -13,24 +13,23 @@ from typing import Any
 from medloom.connectors.guard import Guard, GuardBug
 from medloom.connectors.settings import identity
 from medloom.pipelines import engine
+from medloom.pipelines.adoption import Rebuild, adopt, adoptions, check
 from medloom.pipelines.carried import Carried, call, carry
+from medloom.pipelines.links import ShardLinks, links_by_unit, withdrawn_units
 from medloom.pipelines.recipe import LoadedRecipe, Recipe, Source
 from medloom.pipelines.sources.local import local_copy
 from medloom.pipelines.sources.papers import Papers
 from medloom.pipelines.sources.work import UnitMade, UnitWork, refusal
-from medloom.pipelines.tables.changes import REFUSED
-from medloom.pipelines.tables.job import LINKS
-from medloom.schemas.build import Build, conform
+from medloom.schemas.build import Build
 from medloom.schemas.errors import BugError, ConfigError, Refusal, Refused
 from medloom.schemas.keys import Identity, canonical_json, digest_of, sha256_hex
 from medloom.schemas.medium import LAYOUTS
 from medloom.schemas.shard import ShardName, ShardWriter
 from medloom.schemas.store import Store, mendable
-from medloom.schemas.tables import FORMAT_VERSION, LINK
+from medloom.schemas.tables import FORMAT_VERSION
 
 log = logging.getLogger(__name__)
 UNIT_TIMEOUT_S = 300.0
-ADOPTED = "plan/adopted.jsonl"
 SEEN = "private/seen"  # by shard: what the listings said of its units' objects when it was built
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -43,6 +42,7 @@ class ShardWork:
         out, shard, units: where, and rows of the plan.
         how: sources by name, and stages.
         media_fingerprint: of the recipe.
+        withdrawn: row of "withdrawal" by unit, of the units that the source took back: they are not read.
         timeout_s: what reading and staging one unit (a figure, of papers) may take.
     """
 
@@ -51,6 +51,7 @@ class ShardWork:
     units: tuple[dict[str, Any], ...]
     how: Carried
     media_fingerprint: str
+    withdrawn: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     timeout_s: float = UNIT_TIMEOUT_S
 
 
@@ -62,23 +63,6 @@ class ShardDone:
     kept: int
     refused: int
     size: int
-
-
-@dataclass(frozen=True)
-class Rebuild:
-    """What the user says of finished shards that were built with another fingerprint.
-
-    Attributes:
-        all: build them again.
-        adopt: accept those of this fingerprint (or a prefix of 12 digits) as they are …
-        excepted: … but for these shards ("train-000003"), which are built again.
-        because: why; it is kept in the plan.
-    """
-
-    all: bool = False
-    adopt: str = ""
-    excepted: tuple[str, ...] = ()
-    because: str = ""
 
 
 def make_media(
@@ -99,60 +83,24 @@ def make_media(
     for folder in ("media", "index", "ledger", SEEN):
         store.sweep(folder)
     wanted = loaded.recipe.media_fingerprint()
-    _check(rebuild, build)
+    check(rebuild, build)
     if rebuild.adopt:
         adopt(store, rebuild, wanted)
-    links = _links_by_unit(store)
-    unfinished = [s for s in build.shards if not _finished(build, loaded.recipe, s, links, wanted, rebuild)]
+    links, shards = ShardLinks(store, build.shards), build.shards
+    unfinished = [s for s in shards if not _finished(build, loaded.recipe, s, links[s], wanted, rebuild)]
     how = carry(({source.name: source for source in loaded.recipe.sources}, loaded.recipe.stages))
-    work = [ShardWork(store.absolute_url, shard, tuple(build.shards[shard]), how, wanted) for shard in unfinished]
+    gone = withdrawn_units(build)
+
+    def shard_work(shard: ShardName) -> ShardWork:
+        units = tuple(shards[shard])
+        withdrawn = {unit["unit"]: gone[unit["unit"]] for unit in units if unit["unit"] in gone}
+        return ShardWork(store.absolute_url, shard, units, how, wanted, withdrawn)
+
+    work = engine.Lazily(unfinished, shard_work)
     for shard in unfinished:  # here and not by the worker: one whose driver was killed must not take a new ledger away
         store.delete(shard.ledger)
     started(len(work))
     return engine.run(build_shard, work, ray_address=ray_address, told=told)
-
-
-def _check(rebuild: Rebuild, build: Build) -> None:
-    if rebuild.all and rebuild.adopt:
-        raise ConfigError("--rebuild builds shards again and --adopt keeps them: give one of the two")
-    if (rebuild.excepted or rebuild.because) and not rebuild.adopt:
-        raise ConfigError("--except and --because belong to --adopt FINGERPRINT")
-    unknown = sorted(set(rebuild.excepted) - {str(shard) for shard in build.shards})
-    if unknown:
-        raise ConfigError(f"--except {unknown[0]}: {build.url} has no such shard; they are named like train-000000")
-
-
-def adopt(store: Store, rebuild: Rebuild, wanted: str) -> None:
-    """Record that shards of an older fingerprint stand for the present one."""
-    found = {ledger["media_fingerprint"] for _, ledger in Build(store.url).ledgers()}
-    matching = sorted(f for f in found if f.startswith(rebuild.adopt) and len(rebuild.adopt) >= 12)
-    if len(matching) != 1:
-        raise ConfigError(
-            f"no one fingerprint of this build's shards starts with {rebuild.adopt!r}; they have "
-            + ", ".join(sorted(f[:12] for f in found))
-        )
-    if not rebuild.because:
-        raise ConfigError("adopting shards needs the reason: --because TEXT")
-    line = {"adopted": matching[0], "for": wanted, "except": sorted(rebuild.excepted), "because": rebuild.because}
-    lines = store.read(ADOPTED).decode() if store.exists(ADOPTED) else ""
-    if canonical_json(line) not in lines.splitlines():
-        store.write(ADOPTED, (lines + canonical_json(line) + "\n").encode())
-
-
-def adoptions(store: Store) -> list[dict[str, Any]]:
-    """Return the adoptions recorded so far."""
-    return [json.loads(line) for line in store.read(ADOPTED).decode().splitlines()] if store.exists(ADOPTED) else []
-
-
-def _links_by_unit(store: Store, units: list[str] | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Return the links of units in order, each with the name of the "part" that it stands in."""
-    links: dict[str, list[dict[str, Any]]] = {}
-    for name in store.names(LINKS):
-        among = ("unit", units) if units is not None else None
-        for row in conform(store.read_table(f"{LINKS}/{name}", among=among), LINK).to_pylist():
-            if row["key"] != REFUSED:
-                links.setdefault(row["unit"], []).append({**row, "part": name})
-    return {unit: sorted(rows, key=lambda r: (r["order"], r["key"], r["url"])) for unit, rows in links.items()}
 
 
 def _finished(
@@ -212,7 +160,7 @@ def _digest_now(recipe: Recipe, unit: dict[str, Any], rows: Rows, links: list[di
     who, digests = identity(source.deidentify), {}
     for link in links:
         try:
-            with local_copy(source.root, link["url"]) as path:
+            with local_copy(source.root, link["url"], etag=link["etag"]) as path:
                 digests[link["url"]] = _digest(path, who)
         except Refused as fault:
             digests[link["url"]] = fault.reason
@@ -233,7 +181,7 @@ def build_shard(work: ShardWork) -> ShardDone:
     """
     store, build = Store(work.out), Build(work.out)
     names = [u["unit"] for u in work.units]
-    rows, links = unit_rows(build, names), _links_by_unit(store, names)
+    rows, links = unit_rows(build, names), links_by_unit(store, names)
     sources, stages = work.how.open()
     units: list[dict[str, Any]] = []
     refused: list[Refusal] = []
@@ -282,6 +230,13 @@ def build_shard(work: ShardWork) -> ShardDone:
     return ShardDone(work.shard, len(stored), len(refused), sum(t["size"] for t in tars.values()))
 
 
+def _withdrawn(work: ShardWork, unit: dict[str, Any]) -> UnitMade:
+    """Return what becomes of a unit that its source took back: a refusal, and not a byte."""
+    said = work.withdrawn[unit["unit"]]
+    row = Refusal(unit["unit"], "", unit["source"], "withdrawal", said["reason"], said["detail"])
+    return UnitMade(unit["unit"], taken=1, refused=[row])
+
+
 @cache
 def _guard() -> Guard:
     """Return this process's guarded child: one for all its shards, since a start costs as much as a small shard."""
@@ -316,6 +271,10 @@ class _Reading:
 
     def parts(self, guard: Guard) -> Iterator[UnitMade]:
         """Give what became of the parts of the unit."""
+        if self.unit["unit"] in self.work.withdrawn:
+            self.digests |= {link["url"]: "withdrawn" for link in self.links}
+            yield _withdrawn(self.work, self.unit)
+            return
         who = identity(self.source.deidentify)
         paths: dict[str, str] = {}
         unread: dict[str, Refused] = {}
@@ -323,7 +282,7 @@ class _Reading:
             for link in self.links:
                 url = link["url"]
                 try:
-                    path = copies.enter_context(local_copy(self.source.root, url))
+                    path = copies.enter_context(local_copy(self.source.root, url, etag=link["etag"]))
                     self.digests[url] = _digest(path, who)
                     paths[url] = path
                 except Refused as fault:

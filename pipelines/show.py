@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from medloom.pipelines.tables.job import LINKS
+from medloom.pipelines.tables.known import LINKS
 from medloom.schemas.build import Build, conform
 from medloom.schemas.errors import FormatError, SourceError
 from medloom.schemas.origin import TERMS

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from medloom.pipelines import state
+from medloom.pipelines.adoption import Rebuild
 from medloom.pipelines.examples import make_examples
-from medloom.pipelines.media import Rebuild, make_media
+from medloom.pipelines.media import make_media
 from medloom.pipelines.recipe import LoadedRecipe, load_recipe
 from medloom.pipelines.tables.job import make_tables
 from medloom.quality.gates import GateResult, run_gate

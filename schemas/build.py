@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from medloom.schemas import manifest as manifests
 from medloom.schemas.errors import FormatError, SourceError
-from medloom.schemas.plan import read_plan, shards_of
+from medloom.schemas.plan import Shards, read_plan
 from medloom.schemas.shard import ShardName, read_member, shard_name
 from medloom.schemas.store import Store
 from medloom.schemas.tables import EXAMPLE, INDEX, TABLES
@@ -57,6 +57,12 @@ class Build:
         unit = "article_key" if "article_key" in TABLES[name].names else "unit"
         return self._concat(paths, schema, columns, (unit, units) if units is not None else None)
 
+    def parts(self, name: str, columns: list[str]) -> Iterator[pa.Table]:
+        """Give these columns of a table file by file, so that never more than one of them is held."""
+        schema = pa.schema([TABLES[name].field(c) for c in columns])
+        for file in self.store.names(f"tables/{name}"):
+            yield conform(self.store.read_table(f"tables/{name}/{file}", columns), schema)
+
     def _concat(
         self,
         paths: list[str],
@@ -70,9 +76,9 @@ class Build:
         return pa.concat_tables([conform(part, schema) for part in parts])
 
     @cached_property
-    def shards(self) -> dict[ShardName, list[dict[str, Any]]]:
+    def shards(self) -> Shards:
         """The plan's units by shard, in order."""
-        return shards_of(read_plan(self.store))
+        return Shards(read_plan(self.store))
 
     def ledger(self, shard: ShardName) -> dict[str, Any] | None:
         """What a finished shard took, kept and refused; None while it is unfinished."""
@@ -119,7 +125,8 @@ class Build:
 
         `tasks` are the fingerprints by task, None for those of the newest manifest.
         """
-        yield from self.table("quarantine").to_pylist()
+        for part in self.parts("quarantine", TABLES["quarantine"].names):
+            yield from part.to_pylist()
         for _, ledger in self.ledgers():
             yield from ledger["refused"]
         if tasks is None:

@@ -1,5 +1,6 @@
 """The plan of a build: which unit stands in which shard; appended to, never changed."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,45 @@ def read_plan(store: Store) -> pa.Table:
     return pa.concat_tables(parts) if parts else PLAN.empty_table()
 
 
-def shards_of(plan: pa.Table) -> dict[ShardName, list[dict[str, Any]]]:
-    """Return the units of every shard, by position."""
-    shards: dict[ShardName, list[dict[str, Any]]] = {}
-    for row in plan.to_pylist():
-        shards.setdefault(ShardName(row["split"], row["shard"]), []).append(row)
-    return {name: sorted(rows, key=lambda r: r["position"]) for name, rows in sorted(shards.items())}
+class Shards(Mapping[ShardName, list[dict[str, Any]]]):
+    """The units of every shard, by position, in the order of the shards' names.
+
+    The plan is kept in columns: rows become dicts for the shard that is asked for, each time that it is asked for.
+    """
+
+    def __init__(self, plan: pa.Table):
+        order = [(name, "ascending") for name in ("split", "shard", "position")]
+        self._plan = plan.sort_by(order).combine_chunks()
+        self._spans: dict[ShardName, tuple[int, int]] = {}
+        start = 0
+        for end in _ends(self._plan):
+            row = self._plan.slice(start, 1).to_pylist()[0]
+            self._spans[ShardName(row["split"], row["shard"])] = (start, end)
+            start = end
+
+    def __getitem__(self, shard: ShardName) -> list[dict[str, Any]]:
+        start, end = self._spans[shard]
+        return self._plan.slice(start, end - start).to_pylist()
+
+    def __iter__(self) -> Iterator[ShardName]:
+        return iter(self._spans)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def ordinals(self, units: pa.ChunkedArray) -> np.ndarray:
+        """Return, for each unit, which of the shards in their order it stands in; their number for one in none."""
+        at = pc.index_in(units, value_set=self._plan["unit"].combine_chunks()).to_numpy(zero_copy_only=False)
+        ends = np.array([end for _, end in self._spans.values()], np.int64)
+        at = np.where(np.isnan(at.astype(float)), self._plan.num_rows, at).astype(np.int64)
+        return np.searchsorted(ends, at, side="right")
+
+
+def _ends(ordered: pa.Table) -> list[int]:
+    """Return where the run of equal split and shard ends, for every run of the ordered plan."""
+    if not ordered.num_rows:
+        return []
+    split = ordered["split"].combine_chunks().dictionary_encode().indices.to_numpy()
+    shard = ordered["shard"].to_numpy()
+    differs = (split[1:] != split[:-1]) | (shard[1:] != shard[:-1])
+    return [*(np.flatnonzero(differs) + 1).tolist(), ordered.num_rows]

@@ -18,7 +18,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from medloom.pipelines import steps
-from medloom.pipelines.media import Rebuild
+from medloom.pipelines.adoption import Rebuild
 from medloom.pipelines.steps import Step, Where
 
 UID_ROOT = "1.2.826.0.1.3680043.8.498."  # pydicom's own; the numbers below it are ours

@@ -1,8 +1,8 @@
 """Spark over papers: parse each article once and find the file of each of its figures."""
 
-import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,7 +13,10 @@ from medloom.connectors.guard import Guard, GuardBug
 from medloom.connectors.images import sniff
 from medloom.pipelines.sources.listing import OBJECT, read_object
 from medloom.pipelines.sources.papers import Papers
+from medloom.pipelines.tables.batches import Work
 from medloom.pipelines.tables.found import Found, reading_bug, refused_row
+from medloom.pipelines.tables.pictures import base_of, names_of
+from medloom.pipelines.tables.pieces import pieces_by_bytes
 from medloom.schemas.build import conform
 from medloom.schemas.errors import Refused
 from medloom.schemas.keys import Identity, sha256_hex
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
 
 PAPER_TABLES = ("article", "section", "paragraph", "figure", "mention")
 PARSE_TIMEOUT_S = 120.0
+HELD_BYTES = 4 << 20  # source bytes after which rows go to Spark; a batch for each article costs a sixth more
 PICTURES = ("jpg", "png", "tiff", "gif")
-FORMS = {"jpg": 0, "jpeg": 0, "png": 0, "tif": 1, "tiff": 1, "gif": 2}  # by ending: how good a file is as a figure
 
 _GRAPHIC = pa.struct([("key", pa.string()), ("base", pa.string()), ("names", pa.list_(pa.string()))])
 _PARSED = pa.schema([
@@ -35,43 +38,31 @@ _PARSED = pa.schema([
     ("graphics", pa.list_(_GRAPHIC)),
     *[(name, pa.list_(pa.struct(list(TABLES[name])))) for name in PAPER_TABLES],
 ])  # fmt: skip
-_PICTURE = pa.schema([
-    *[(f"picture_{field.name}", field.type) for field in OBJECT],
-    ("in_folder", pa.string()), ("name", pa.string()), ("stem", pa.string()), ("form", pa.int32()),
-])  # fmt: skip
 
 
 def read_papers(
     spark: "SparkSession",
     source: Papers,
-    objects: pa.Table,
+    work: Work,
     *,
-    listing: pa.Table,
-    owners: dict[str, str],
+    owners: Callable[[list[str]], dict[str, str]],
     partitions: int,
     files: int,
 ) -> Found:
-    """Return what the articles and pictures among `objects` came to.
+    """Return what the articles and pictures among the objects of `work` came to.
 
     Args:
-        listing: rows of `OBJECT` of the whole source, among which figure files are looked for.
-        owners: url of the object that an article is known by, by its key; "" when another source has it.
+        owners: gives, of these keys of articles, the url of the object that each is known by; "" when another source
+            has it.
         partitions: tasks that share the parsing.
         files: into how many pieces the tables are given.
     """
-    from pyspark.sql.pandas.types import from_arrow_schema
-
-    root = source.root
-    parsed = (
-        spark.createDataFrame(objects)
-        .repartition(partitions, "url")
-        .mapInArrow(lambda batches: _parse(batches, root, files), from_arrow_schema(_PARSED))
-        .persist()
-    )
-    facts = _decided(spark, parsed, _pictures(listing)).toArrow().to_pylist()
+    objects = work.objects
+    parsed = parse_papers(spark, source.root, objects, partitions=partitions, files=files).persist()
+    facts = _decided(spark, parsed, work.pictures.among(_stems(parsed))).toArrow().to_pylist()
     articles = [f for f in facts if f["article_key"] and f["key"] is None]
     marks = {row["url"]: row for row in objects.to_pylist()}
-    kept = _kept(articles, owners, set(marks))
+    kept = _kept(articles, owners(sorted({f["article_key"] for f in articles})), set(marks))
     unit_of = {url: unit for unit, url in kept.items()}
     links = [_link(source, unit, "", marks[url], 0) for unit, url in sorted(kept.items())]
     for fact in facts:
@@ -95,7 +86,18 @@ def read_papers(
             yield _flat(rows.filter(pc.is_in(rows["url"], wanted)).sort_by("article_key"))
         parsed.unpersist()
 
-    return Found(source.name, objects, listing, links, refused, {unit: group_of(unit) for unit in kept}, tables)
+    return Found(source.name, objects, work.listing, links, refused, {unit: group_of(unit) for unit in kept}, tables)
+
+
+def parse_papers(spark: "SparkSession", root: str, objects: pa.Table, *, partitions: int, files: int) -> "DataFrame":
+    """Return a row for each object: the rows of its tables, or the reason why it has none (see `read_papers`)."""
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    return (
+        spark.createDataFrame(pieces_by_bytes(objects, partitions))
+        .repartitionByRange(partitions, "piece")
+        .mapInArrow(lambda batches: _parse(batches, root, files), from_arrow_schema(_PARSED))
+    )
 
 
 def group_of(article_key: str) -> str:
@@ -136,10 +138,16 @@ def _flat(rows: pa.Table) -> dict[str, pa.Table]:
 
 def _parse(batches: Iterator[pa.RecordBatch], root: str, files: int) -> Iterator[pa.RecordBatch]:
     """Read and parse each object; a row for every one, with its tables or with the reason why not."""
+    held: list[dict[str, Any]] = []
+    size = 0
     with Guard() as guard:
-        for batch in batches:
-            for row in batch.to_pylist():
-                yield from pa.Table.from_pylist([_parse_one(guard, root, row, files)], schema=_PARSED).to_batches()
+        for row in (row for batch in batches for piece in batch.to_pylist() for row in piece["objects"]):
+            held.append(_parse_one(guard, root, row, files))
+            size += row["size"]
+            if size >= HELD_BYTES:
+                yield from pa.Table.from_pylist(held, schema=_PARSED).to_batches()
+                held, size = [], 0
+    yield from pa.Table.from_pylist(held, schema=_PARSED).to_batches()
 
 
 def _parse_one(guard: Guard, root: str, row: dict[str, Any], files: int) -> dict[str, Any]:
@@ -151,14 +159,16 @@ def _parse_one(guard: Guard, root: str, row: dict[str, Any], files: int) -> dict
     try:
         if name.startswith("."):
             raise Refused("source.hidden_file", "a file whose name starts with a dot; delete it or rename it")
-        parsed["format"] = kind = sniff(read_object(root, row["url"], limit_bytes=4096))
+        parsed["format"] = kind = sniff(read_object(root, row["url"], etag=row["etag"], limit_bytes=4096))
         if kind in PICTURES:
             return parsed
         if kind != "xml":
             raise Refused("source.format", f"{kind} is neither JATS XML nor a picture")
         if row["size"] > jats.MAX_BYTES:
             raise Refused("jats.large", f"{row['size']} bytes, the limit is {jats.MAX_BYTES}")
-        tables = guard.call(_tables_of, read_object(root, row["url"]), row["url"], timeout_s=PARSE_TIMEOUT_S)
+        data = read_object(root, row["url"], etag=row["etag"])
+        # Not a function of this module: the child then imports lxml alone, which takes a quarter of the time.
+        tables = guard.call(partial(jats.parse_article, source=row["url"]), data, timeout_s=PARSE_TIMEOUT_S)
     except Refused as refused:
         return parsed | {"reason": refused.reason, "detail": refused.detail}
     except GuardBug as fault:
@@ -166,10 +176,6 @@ def _parse_one(guard: Guard, root: str, row: dict[str, Any], files: int) -> dict
     key = tables["article"][0]["article_key"]
     shared = {"article_key": key, "file": int(sha256_hex(key)[:8], 16) % files, "graphics": _graphics(tables["figure"])}
     return parsed | tables | shared
-
-
-def _tables_of(data: bytes, url: str) -> dict[str, list[dict[str, Any]]]:
-    return jats.parse_article(data, source=url)
 
 
 def _graphics(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -181,17 +187,6 @@ def _graphics(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 base = base_of(media["href"])
                 found.append({"key": media["key"], "base": base, "names": names_of(base)})
     return found
-
-
-def base_of(href: str) -> str:
-    """Return the file name in an href: the last part of a path, an `info:doi/…` or a URL, without "journal."."""
-    base = href.rpartition("/")[2]
-    return base.removeprefix("journal.")
-
-
-def names_of(base: str) -> list[str]:
-    """Return the stems of the files that `base` may mean: itself (it has no extension), or without its extension."""
-    return sorted({base, re.sub(r"\.[A-Za-z]{2,4}$", "", base)})
 
 
 def _decided(spark: "SparkSession", parsed: "DataFrame", pictures: pa.Table) -> "DataFrame":
@@ -223,28 +218,10 @@ def _decided(spark: "SparkSession", parsed: "DataFrame", pictures: pa.Table) -> 
     return objects.unionByName(found, allowMissingColumns=True)
 
 
-def _pictures(listing: pa.Table) -> pa.Table:
-    """Return the listing's picture files with folder, name, stem and how good their form is as a figure."""
-    rows = []
-    for row in listing.to_pylist():
-        folder, _, name = row["url"].rpartition("/")
-        stem, _, ending = name.rpartition(".")
-        if ending.lower() in FORMS and row["size"] and not name.startswith("."):
-            form = FORMS[ending.lower()] + (3 if "thumb" in stem.lower() else 0)
-            marks = {f"picture_{column}": row[column] for column in OBJECT.names}
-            rows.append({**marks, "in_folder": folder, "name": name, "stem": stem, "form": form})
-    return pa.Table.from_pylist(rows, schema=_PICTURE)
+def _stems(parsed: "DataFrame") -> pa.Array:
+    """Return the names, without extension, that files of the figures of a batch may have."""
+    from pyspark.sql import functions as sf
 
-
-def papers_showing(urls: set[str], figures: pa.Table) -> set[str]:
-    """Return the keys of the articles with a figure that one of the picture files `urls` may be.
-
-    Args:
-        figures: columns article_key and media of the table "figure".
-    """
-    stems = {os.path.splitext(url.rpartition("/")[2])[0] for url in urls}
-    return {
-        row["article_key"]
-        for row in figures.to_pylist()
-        if any(m["href"] and not stems.isdisjoint(names_of(base_of(m["href"]))) for m in row["media"])
-    }
+    graphics = parsed.select(sf.explode("graphics").alias("g"))
+    stems = graphics.select(sf.explode("g.names").alias("stem")).distinct().toArrow()["stem"]
+    return stems.combine_chunks().sort()

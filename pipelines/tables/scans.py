@@ -114,13 +114,13 @@ def _header(guard: Guard, source: Scans, identity: Identity, row: dict[str, Any]
             raise Refused("source.terms_file", "the file of terms is read, not built")
         if os.path.basename(url).startswith("."):
             raise Refused("source.hidden_file", "a file whose name starts with a dot; delete it or rename it")
-        facts["format"] = kind = sniff(read_object(source.root, url, limit_bytes=4096))
+        facts["format"] = kind = sniff(read_object(source.root, url, etag=row["etag"], limit_bytes=4096))
         if kind not in SCANS:
             raise Refused("source.format", f"{kind} is no DICOM, NIfTI, JPEG, PNG, TIFF or GIF file")
         if kind == "dicom":
-            facts |= _dicom_facts(guard, source, url)
+            facts |= _dicom_facts(guard, source, url, row["etag"])
         elif kind.startswith("nifti"):
-            facts |= _nifti_facts(guard, source, url)
+            facts |= _nifti_facts(guard, source, url, row["etag"])
     except Refused as refused:
         facts |= {"series": url, "reason": refused.reason, "detail": refused.detail}
     except GuardBug as fault:
@@ -128,8 +128,8 @@ def _header(guard: Guard, source: Scans, identity: Identity, row: dict[str, Any]
     return facts
 
 
-def _dicom_facts(guard: Guard, source: Scans, url: str) -> dict[str, Any]:
-    with local_copy(source.root, url) as path:
+def _dicom_facts(guard: Guard, source: Scans, url: str, etag: str) -> dict[str, Any]:
+    with local_copy(source.root, url, etag=etag) as path:
         header = guard.call(dicom.read_header, path, timeout_s=HEADER_TIMEOUT_S)
     patient = f"{header.issuer}\x00{header.patient_id}" if header.patient_id else ""
     return {
@@ -145,8 +145,8 @@ def _dicom_facts(guard: Guard, source: Scans, url: str) -> dict[str, Any]:
     }
 
 
-def _nifti_facts(guard: Guard, source: Scans, url: str) -> dict[str, Any]:
-    with local_copy(source.root, url) as path:
+def _nifti_facts(guard: Guard, source: Scans, url: str, etag: str) -> dict[str, Any]:
+    with local_copy(source.root, url, etag=etag) as path:
         header = guard.call(nifti.read_header, path, timeout_s=HEADER_TIMEOUT_S)
     folder, name = os.path.split(url)
     stem = name.removesuffix(".gz").removesuffix(".nii")

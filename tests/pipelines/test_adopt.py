@@ -10,7 +10,7 @@ from tests import sources
 from tests.pipelines.conftest import Built
 
 from medloom.pipelines import steps
-from medloom.pipelines.media import ADOPTED, Rebuild
+from medloom.pipelines.adoption import ADOPTED, Rebuild
 from medloom.schemas.errors import ConfigError
 
 WHERE = ("media", "index", "ledger")

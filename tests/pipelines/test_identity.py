@@ -25,7 +25,7 @@ from pydicom.sequence import Sequence
 from tests import sources
 
 from medloom.pipelines import steps
-from medloom.pipelines.tables.job import read_links
+from medloom.pipelines.tables.known import read_links
 from medloom.schemas.build import Build
 from medloom.schemas.errors import ConfigError
 from medloom.schemas.store import Store

@@ -12,7 +12,7 @@ from tests import sources
 
 from medloom.pipelines import steps
 from medloom.pipelines.sources.listing import list_objects, read_object
-from medloom.pipelines.tables.job import read_links
+from medloom.pipelines.tables.known import read_links
 from medloom.schemas.build import Build
 from medloom.schemas.errors import GateError, Refused
 from medloom.schemas.store import Store

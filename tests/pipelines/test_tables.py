@@ -14,7 +14,8 @@ from medloom.pipelines import steps
 from medloom.pipelines.sources.listing import list_objects
 from medloom.pipelines.spark import session
 from medloom.pipelines.tables.found import reading_bug
-from medloom.pipelines.tables.job import read_links, spark_faults
+from medloom.pipelines.tables.job import spark_faults
+from medloom.pipelines.tables.known import read_links
 from medloom.schemas.errors import BugError, ConfigError, SourceError
 from medloom.schemas.keys import Identity
 from medloom.schemas.store import Store

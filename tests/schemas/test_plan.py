@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medloom.schemas.keys import sha256_hex
-from medloom.schemas.plan import cut, read_plan, shards_of, split_of
+from medloom.schemas.plan import Shards, cut, read_plan, split_of
 from medloom.schemas.shard import ShardName
 from medloom.schemas.store import Store
 from medloom.schemas.tables import PLAN
@@ -32,7 +32,7 @@ def test_a_cut_places_every_unit_once_and_fills_no_shard_beyond_its_size(units, 
     plan = cut(table(units), taken={}, shard_bytes=shard_bytes)
     assert plan.schema == PLAN
     assert sorted(plan["unit"].to_pylist()) == sorted(f"u{n}" for n in units)
-    for rows in shards_of(plan).values():
+    for rows in Shards(plan).values():
         assert [row["position"] for row in rows] == list(range(len(rows)))
         assert len(rows) == 1 or sum(row["source_bytes"] for row in rows) <= shard_bytes
         order = [(sha256_hex(row["group"]), row["unit"]) for row in rows]
@@ -55,10 +55,10 @@ def test_what_comes_later_opens_new_shards_and_moves_nothing(tmp_path_factory, f
     later = {n + 20_000: of for n, of in later.items()}
     store = Store(str(tmp_path_factory.mktemp("plan")))
     store.write_table("plan/part-00000.parquet", cut(table(first), taken={}, shard_bytes=100))
-    before = shards_of(read_plan(store))
+    before = Shards(read_plan(store))
     taken = Counter(name.split for name in before)
     store.write_table("plan/part-00001.parquet", cut(table(later), taken=taken, shard_bytes=100))
-    after = shards_of(read_plan(store))
+    after = Shards(read_plan(store))
     assert {name: after[name] for name in before} == before
     assert {row["unit"] for name in set(after) - set(before) for row in after[name]} == {f"u{n}" for n in later}
     of_group: dict[str, set[str]] = {}
@@ -70,12 +70,12 @@ def test_what_comes_later_opens_new_shards_and_moves_nothing(tmp_path_factory, f
 
 def test_no_units_make_no_plan(tmp_path):
     assert cut(table({}), taken={}, shard_bytes=10).num_rows == 0
-    assert shards_of(read_plan(Store(str(tmp_path)))) == {}
+    assert Shards(read_plan(Store(str(tmp_path)))) == {}
 
 
 def test_a_unit_larger_than_a_shard_is_one_of_its_own():
     plan = cut(table({1: (1, 500), 2: (1, 10), 3: (1, 10)}), taken={}, shard_bytes=100)
-    assert {len(rows) for rows in shards_of(plan).values()} == {1, 2}
+    assert {len(rows) for rows in Shards(plan).values()} == {1, 2}
 
 
 def test_splits_are_taken_in_their_shares():
