@@ -4,27 +4,25 @@ Nothing that stays back is named in what goes out: no key, unit, refusal, overla
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medloom.pipelines.outgoing import outgoing
 from medloom.pipelines.release.job import write_release
 from medloom.pipelines.state import counts
 from medloom.quality.card import card_text
 from medloom.quality.croissant import croissant
 from medloom.schemas import manifest as manifests
 from medloom.schemas.build import Build
-from medloom.schemas.errors import ConfigError, FormatError, GateError
+from medloom.schemas.errors import ConfigError, GateError
 from medloom.schemas.keys import canonical_json, digest_of
 from medloom.schemas.medium import LAYOUTS, Member, Sample
-from medloom.schemas.origin import TERMS
 from medloom.schemas.plan import read_plan
-from medloom.schemas.release import Release, States
+from medloom.schemas.release import Release
 from medloom.schemas.shard import ShardName, ShardWriter
 from medloom.schemas.store import Store
 from medloom.schemas.tables import EXAMPLE, RELEASE_ROW, STATE, measured_values
@@ -63,21 +61,12 @@ def publish(release: Release, to: str) -> Published:
     store = Store(to)
     if store.names("") or store.folders(""):
         raise ConfigError(f"cannot publish to {to}: it is not empty; give a new folder, or delete what is in it")
-    builds = release.builds()
-    if len(builds) != 1:
-        raise ConfigError(
-            f"release {release.number} is made of {len(builds)} builds; publish one build's release at a time"
-        )
-    build, states = _as_released(builds[0], release), release.states()
-    live = pc.equal(states.of_rows(release.rows), "live")
-    media_back, examples_back = Counter[str](), Counter[str]()
-    allowed = {shard: _allowed(build, shard, release.rows, live, states, media_back) for shard, _ in build.ledgers()}
-    kept = {key for keys in allowed.values() for key in keys}
-    rows = _rows_out(release.rows, states, kept, examples_back)
-    if not kept and not rows.num_rows:
-        why = ", ".join(f"{n} {reason}" for reason, n in (media_back + examples_back).items()) or "it is empty"
+    out = outgoing(release)
+    if not out.n_media and not out.rows.num_rows:
+        why = out.why_nothing()
         raise GateError(f"nothing of release {release.number} at {release.url} may be published: {why}")
-    rows, speaking = _examples(build, store, rows)
+    build, allowed = out.build, out.media
+    rows, speaking = _examples(build, store, out.rows)
     copied, rewritten, units = 0, 0, set[str]()
     for shard, ledger in build.ledgers():
         tars, whole = _tars(build, store, shard, ledger, allowed[shard])
@@ -85,78 +74,7 @@ def publish(release: Release, to: str) -> Published:
         units |= _write_ledger(store, shard, ledger, tars, allowed[shard], speaking)
     _write_tables(store, build, units)
     _commit(store, build, release, rows)
-    return Published(copied, rewritten, len(kept), rows.num_rows, dict(media_back), dict(examples_back))
-
-
-def _as_released(build: Build, release: Release) -> Build:
-    """Return the build if it still is in the state that the release pins: what came later passed no gate."""
-    pinned, newest = release.facts["builds"][0], build.manifest()
-    if manifests.digest_of_manifest(newest) != pinned["manifest"]:
-        raise FormatError(
-            f"release {release.number} is of manifest {pinned['number']} of {build.url}, which has manifest "
-            f"{newest['number']} now; make a new release with `medloom release {build.url}`, then publish that"
-        )
-    return build
-
-
-def _allowed(
-    build: Build, shard: ShardName, rows: pa.Table, live: pa.Array, states: States, back: Counter[str]
-) -> set[str]:
-    """Return the keys of a shard that may go out, and count the others by reason."""
-    index = build.index(shard)
-    media = index.filter(pc.equal(index["field"], "json"))
-    named = pc.is_in(media["key"], value_set=pc.list_flatten(rows["media"]))
-    spoken = pc.is_in(media["key"], value_set=pc.list_flatten(rows.filter(live)["media"]))
-    of_media = states.of_rows(_as_rows(media)).to_pylist()
-    allowed = set()
-    columns = zip(media.to_pylist(), of_media, named.to_pylist(), spoken.to_pylist(), strict=True)
-    for row, state, is_named, is_spoken in columns:
-        terms = TERMS.get(row["terms_id"], TERMS["unknown"])
-        if state != "live":
-            back[state] += 1
-        elif not terms.redistribution:
-            back[f"terms.{row['terms_id']}"] += 1
-        elif not terms.derivatives and _is_changed(build, shard, row):
-            back[f"terms.{row['terms_id']}.changed"] += 1
-        elif is_named and not is_spoken:
-            back["no_live_example"] += 1
-        else:
-            allowed.add(row["key"])
-    return allowed
-
-
-def _as_rows(media: pa.Table) -> pa.Table:
-    """Return media as release rows of one medium each, so that states of groups and queries find them too."""
-    own = {name: media[name] for name in ("source", "group", "split", "licence", "terms_id")}
-    lists = {"media": "key", "layouts": "layout", "modalities": "modality"}
-    own |= {name: pa.array([[value] for value in media[of].to_pylist()]) for name, of in lists.items()}
-    columns = [own[f.name].cast(f.type) if f.name in own else pa.nulls(media.num_rows, f.type) for f in RELEASE_ROW]
-    return pa.table(columns, schema=RELEASE_ROW)
-
-
-def _is_changed(build: Build, shard: ShardName, row: dict[str, Any]) -> bool:
-    """Whether a medium is no longer what its source gave: resampled, or encoded anew with loss."""
-    facts = json.loads(build.member(row, shard))
-    return bool(facts["transforms"] or facts.get("reencoded"))
-
-
-def _rows_out(rows: pa.Table, states: States, kept: set[str], back: Counter[str]) -> pa.Table:
-    """Return the rows of the release that may go out: live, permitted, with all their media; count the others."""
-    reason = np.full(rows.num_rows, "", object)
-    missing = pc.invert(pc.is_in(pc.list_flatten(rows["media"]), value_set=pa.array(sorted(kept), pa.string())))
-    parents = pc.list_parent_indices(rows["media"])
-    reason[np.unique(np.asarray(parents)[np.asarray(missing)])] = "media_kept_back"
-    for terms_id in pc.unique(rows["terms_id"]).to_pylist():
-        terms = TERMS.get(terms_id, TERMS["unknown"])
-        of_terms = np.asarray(pc.equal(rows["terms_id"], terms_id))
-        if not terms.redistribution:
-            reason[of_terms] = f"terms.{terms_id}"
-        elif not terms.derivatives:
-            reason[of_terms & np.asarray(pc.not_equal(rows["tier"], "source"))] = f"terms.{terms_id}.changed"
-    state = np.asarray(states.of_rows(rows).to_pylist(), object)
-    reason[state != "live"] = state[state != "live"]
-    back.update(sorted(reason[reason != ""]))
-    return rows.filter(pa.array(reason == "", pa.bool_()))
+    return Published(copied, rewritten, out.n_media, rows.num_rows, dict(out.media_back), dict(out.rows_back))
 
 
 def _examples(build: Build, store: Store, rows: pa.Table) -> tuple[pa.Table, set[str]]:
@@ -196,7 +114,7 @@ def _tars(
 
 def _samples(build: Build, shard: ShardName, rows: list[dict[str, Any]]) -> Iterator[Sample]:
     columns = ("unit", "group", "split", "layout", "modality", "body_part", "plane", "source", "licence", "terms_id",
-               "digest", "pixel_digest")  # fmt: skip
+               "digest", "pixel_digest", "phash", "panels")  # fmt: skip
     by_key: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_key.setdefault(row["key"], []).append(row)

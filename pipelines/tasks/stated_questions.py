@@ -1,0 +1,81 @@
+"""StatedQuestions: questions and answers that an article itself prints, with the figures that the question cites."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from medloom.pipelines.tasks.rows import Rows, conversation, language_of
+from medloom.pipelines.unit import UnitView
+from medloom.schemas.ask import Ask
+from medloom.schemas.errors import Refusal
+from medloom.schemas.example import Evidence, Example
+
+QUESTION, ANSWER = "question", "answer"  # `paragraph.where` of JATS's <question> and <answer>
+
+
+@dataclass
+class _Pair:
+    """Paragraphs of a question, then those of its answer."""
+
+    question: list[dict[str, Any]] = field(default_factory=list)
+    answer: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StatedQuestions:
+    """One row per printed question that has an answer and cites figures which were kept: its words, unchanged.
+
+    Paragraphs of one question are joined by line breaks, those of its answer too. What is refused is a row:
+    "question.no_answer", "question.no_figure" (it cites none), "question.figure_missing" (one of them was not kept).
+    """
+
+    task: ClassVar[str] = "stated_vqa"
+    version: ClassVar[str] = "1"
+    asks: ClassVar[bool] = False
+
+    def examples(self, unit: UnitView, fingerprint: str, ask: Ask | None) -> Iterator[Example | Refusal]:
+        """Give the questions of a paper in its order."""
+        rows = Rows(self, unit, fingerprint, language_of(unit), f"stated_questions:{self.version}")
+        for pair in _pairs(unit):
+            yield _made(rows, pair)
+
+
+def _pairs(unit: UnitView) -> Iterator[_Pair]:
+    """Give questions with their answers: a question ends where its answer has ended or another section begins."""
+    pair = _Pair()
+    section: tuple[str, str] = ("", "")
+    for paragraph in unit.paragraphs:
+        if paragraph["where"] not in (QUESTION, ANSWER):
+            continue
+        here = (paragraph["scope_id"], paragraph["sec_id"])
+        if (here != section or (paragraph["where"] == QUESTION and pair.answer)) and pair.question:
+            yield pair
+            pair = _Pair()
+        section = here
+        (pair.question if paragraph["where"] == QUESTION else pair.answer).append(paragraph)
+    if pair.question:
+        yield pair
+
+
+def _made(rows: Rows, pair: _Pair) -> Example | Refusal:
+    unit, first = rows.unit, pair.question[0]["par_id"]
+    question, answer = (_said(paragraphs) for paragraphs in (pair.question, pair.answer))
+    if not question or not answer:
+        return rows.refusal("", "question.no_answer", f"the question at {first} has no words, or no answer")
+    asked = {paragraph["par_id"] for paragraph in pair.question}
+    cited = dict.fromkeys(
+        key for m in unit.mentions if m["par_id"] in asked and m["status"] == "resolved" for key in m["fig_keys"]
+    )
+    figures = {figure["fig_key"]: figure for figure in unit.figures}
+    media = [[medium.key for medium in unit.media_of(figures[key])] for key in cited if key in figures]
+    if not media:
+        return rows.refusal("", "question.no_figure", f"the question at {first} cites no figure")
+    if not all(media):
+        return rows.refusal("", "question.figure_missing", f"a figure that the question at {first} cites was not kept")
+    turns = conversation([key for keys in media for key in keys], question, answer)
+    evidence = tuple(Evidence(f"paragraph:{p['par_id']}", 0, len(p["text"]), p["text"]) for p in pair.answer)
+    return rows.example(first, turns=turns, evidence=evidence)
+
+
+def _said(paragraphs: list[dict[str, Any]]) -> str:
+    return "\n".join(paragraph["text"] for paragraph in paragraphs if paragraph["text"])
