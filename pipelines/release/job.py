@@ -10,6 +10,7 @@ import filelock
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from medloom.pipelines.release.near import RULES
 from medloom.pipelines.release.rows import example_rows, media_rows, release_rows
 from medloom.pipelines.release.states import Policy, states
 from medloom.pipelines.steps import read_gate
@@ -32,7 +33,7 @@ from medloom.schemas.release import (
 from medloom.schemas.store import Store
 from medloom.schemas.tables import FORMAT_VERSION, RELEASE_ROW, STATE
 
-VERSION = "1"  # changes when equal builds and policy would give other rows or states
+VERSION = "2"  # changes when equal builds and policy would give other rows or states
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -96,7 +97,7 @@ def _make(store: Store, builds: list[Build], policy: Policy, master: str) -> Rel
 def _rules() -> dict[str, Any]:
     """Return what besides builds and policy decides rows and states."""
     checks = [f"{check.name} {check.version}" for check in SOFT_CHECKS if check.severity == "withhold"]
-    return {"version": VERSION, "checks": checks, "terms": TERMS_VERSION}
+    return {"version": VERSION, "checks": checks, "terms": TERMS_VERSION, "near": RULES}
 
 
 def _is(release: Release, facts: dict[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """Spark over builds: the media and examples of a release as rows, without pixels."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
@@ -11,21 +11,21 @@ from medloom.schemas.store import Store
 from medloom.schemas.tables import EXAMPLE, INDEX, RELEASE_ROW, STATE
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 MEDIA = pa.schema([
-    ("build", pa.int32()), ("key", pa.string()), ("group", pa.string()), ("split", pa.string()),
+    ("build", pa.int32()), ("key", pa.string()), ("unit", pa.string()), ("group", pa.string()), ("split", pa.string()),
     ("layout", pa.string()), ("modality", pa.string()), ("shape", pa.string()), ("terms_id", pa.string()),
-    ("pixel_digest", pa.string()), ("states", pa.list_(pa.struct(list(STATE)))),
+    ("pixel_digest", pa.string()), ("phash", pa.string()), ("states", pa.list_(pa.struct(list(STATE)))),
 ])  # fmt: skip
 EXAMPLES = pa.schema([
-    ("example_id", pa.string()), ("build", pa.int32()), ("source", pa.string()), ("group", pa.string()),
-    ("split", pa.string()), ("task", pa.string()), ("language", pa.string()), ("generator", pa.string()),
-    ("licence", pa.string()), ("terms_id", pa.string()), ("media", pa.list_(pa.string())),
+    ("example_id", pa.string()), ("build", pa.int32()), ("source", pa.string()), ("unit", pa.string()),
+    ("group", pa.string()), ("split", pa.string()), ("task", pa.string()), ("language", pa.string()),
+    ("generator", pa.string()), ("licence", pa.string()), ("terms_id", pa.string()), ("media", pa.list_(pa.string())),
     ("labels", pa.list_(pa.string())), ("part", pa.string()), ("row", pa.int32()),
     ("states", pa.list_(pa.struct(list(STATE)))),
 ])  # fmt: skip
-_FILE = pa.schema([("build", pa.int32()), ("url", pa.string()), ("path", pa.string())])
+FILE = pa.schema([("build", pa.int32()), ("url", pa.string()), ("path", pa.string())])
 
 
 def media_rows(spark: "SparkSession", builds: list[Build]) -> "DataFrame":
@@ -36,7 +36,7 @@ def media_rows(spark: "SparkSession", builds: list[Build]) -> "DataFrame":
         for shard, ledger in build.ledgers()
         for layout in sorted(ledger["tars"])
     ]
-    return _map_files(spark, files, _read_index, MEDIA).persist()
+    return map_files(spark, files, _read_index, MEDIA).persist()
 
 
 def example_rows(spark: "SparkSession", builds: list[Build]) -> "DataFrame":
@@ -50,15 +50,16 @@ def example_rows(spark: "SparkSession", builds: list[Build]) -> "DataFrame":
         for task, fingerprint in sorted(build.manifest()["recipe"]["tasks"].items())
         for path in build.example_parts(task, fingerprint[:12])
     ]
-    rows = _map_files(spark, files, _read_examples, EXAMPLES)
+    rows = map_files(spark, files, _read_examples, EXAMPLES)
     first = Window.partitionBy("example_id").orderBy("build", "part", "row")
     return rows.withColumn("nth", sf.row_number().over(first)).where("nth = 1").drop("nth").persist()
 
 
-def _map_files(spark: "SparkSession", files: list[dict[str, Any]], read: Any, schema: pa.Schema) -> "DataFrame":
+def map_files(spark: "SparkSession", files: list[dict[str, Any]], read: Any, schema: pa.Schema) -> "DataFrame":
+    """Return the rows of `schema` that `read` makes of batches of `FILE` rows."""
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    table = pa.Table.from_pylist(files, schema=_FILE)
+    table = pa.Table.from_pylist(files, schema=FILE)
     parts = max(1, min(len(files), spark.sparkContext.defaultParallelism * 4))
     return spark.createDataFrame(table).repartition(parts, "path").mapInArrow(read, from_arrow_schema(schema))
 
@@ -71,9 +72,9 @@ def _read_index(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _medium(file: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: row[name] for name in ("key", "group", "split", "layout", "modality", "terms_id", "pixel_digest")}
+    kept = {name: row[name] for name in MEDIA.names if name in row}
     shape = "x".join(map(str, row["shape"]))
-    return {**kept, "build": file["build"], "shape": shape, "states": _failing([row])}
+    return {**kept, "build": file["build"], "shape": shape, "phash": row["phash"] or "", "states": _failing([row])}
 
 
 def _read_examples(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -113,3 +114,20 @@ def release_rows(examples: "DataFrame", media: "DataFrame") -> "DataFrame":
         joined = joined.withColumn(name, sf.coalesce(sf.col(f"m.{field}"), none))
     tier = sf.when(sf.col("generator").contains("@"), "model").when(sf.size("labels") > 0, "rule").otherwise("source")
     return joined.withColumn("tier", tier).select(*RELEASE_ROW.names)
+
+
+def rank() -> "Column":
+    """Return how near a row's split is to training: of two splits that hold the same thing, the larger loses it."""
+    from pyspark.sql import functions as sf
+
+    return sf.when(sf.col("split") == "test", 0).when(sf.col("split") == "train", 2).otherwise(1)
+
+
+def said_of(examples: "DataFrame", name: Literal["key", "unit"]) -> "DataFrame":
+    """Return (`name`, said): what the labels of all examples of a medium or of a unit say, where any has labels."""
+    from pyspark.sql import functions as sf
+
+    subject = sf.explode("media") if name == "key" else sf.col("unit")
+    labelled = examples.where(sf.size("labels") > 0).select("task", "labels", subject.alias(name))
+    said = sf.to_json(sf.sort_array(sf.collect_set(sf.struct("task", "labels"))))
+    return labelled.groupBy(name).agg(said.alias("said"))

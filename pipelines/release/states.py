@@ -1,16 +1,25 @@
-"""Spark over a release's rows: who is withheld and why: soft checks, duplicates, licences, retractions."""
+"""Spark over a release's rows: who is withheld and why: soft checks, duplicates, licences, withdrawals."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from medloom.pipelines.release.near import near_duplicates
+from medloom.pipelines.release.rows import rank, said_of
+from medloom.pipelines.release.withdrawn import (
+    UNIT_STATE,
+    retracted_groups,
+    states_of_units,
+    withdrawn_units,
+    without_gone,
+)
 from medloom.schemas.build import Build
 from medloom.schemas.origin import TERMS
 from medloom.schemas.tables import STATE
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
 
 @dataclass(frozen=True)
@@ -22,11 +31,14 @@ class Policy:
         checks: withhold what fails a soft check.
         duplicates: withhold images that their split holds twice, pixel for pixel. What stands in two splits is always
             withheld from the one nearer to training.
+        near_duplicates: withhold pictures and articles that are nearly those of another article, within a split and
+            from the training side of two, and pictures whose caption stands in another split.
     """
 
     commercial: bool = False
     checks: bool = True
     duplicates: bool = True
+    near_duplicates: bool = True
 
 
 def states(
@@ -35,31 +47,37 @@ def states(
     """Return rows of `STATE`, one per subject and reason."""
     from pyspark.sql.pandas.types import from_arrow_schema
 
-    found = spark.createDataFrame(pa.Table.from_pylist(_by_query(builds, policy), schema=STATE))
+    retracted, gone = retracted_groups(builds), withdrawn_units(builds)
+    found = spark.createDataFrame(pa.Table.from_pylist(_by_query(retracted, policy), schema=STATE))
     found = found.to(from_arrow_schema(STATE))
     if policy.checks:
         for rows in (examples, media):
             found = found.unionByName(rows.selectExpr("inline(states)"))
-    for rows in (_straddling(examples), _duplicates(examples, media, policy), _forbidden(media, policy)):
+    if gone:
+        units = spark.createDataFrame(pa.Table.from_pylist(gone, schema=UNIT_STATE))
+        found = found.unionByName(states_of_units(units, examples, media))
+    there = {"units": sorted({row["unit"] for row in gone}), "groups": retracted}
+    examples, media = (without_gone(spark, rows, **there) for rows in (examples, media))
+    exact = _duplicates(examples, media, policy)
+    for rows in (_straddling(examples), exact, _forbidden(media, policy)):
         found = found.unionByName(rows)
+    if policy.near_duplicates:
+        may = media.where(~media["terms_id"].isin(list(_forbidden_terms(policy))))
+        for rows in near_duplicates(spark, builds, examples, may):
+            found = found.unionByName(rows.join(exact.select("scope", "id"), ["scope", "id"], "left_anti"))
     return found.distinct()
 
 
-def _by_query(builds: list[Build], policy: Policy) -> list[dict[str, str]]:
+def _by_query(retracted: list[str], policy: Policy) -> list[dict[str, str]]:
     """Return states of whole groups and of all text of some terms."""
     rows = [
         {"scope": "query", "id": f"terms_id={terms_id}", "state": "withheld", "reason": reason, "by": "policy"}
         for terms_id, reason in _forbidden_terms(policy).items()
     ]
-    for build in builds:
-        retracted = build.table("article", ["article_key", "is_retracted"]).to_pylist()
-        groups = dict(zip(*build.table("group", ["unit", "group"]).to_pydict().values(), strict=True))
-        rows += [
-            {"scope": "group", "id": groups[r["article_key"]], "state": "withheld", "reason": "article.retracted",
-             "by": "policy"}
-            for r in retracted if r["is_retracted"] and r["article_key"] in groups
-        ]  # fmt: skip
-    return rows
+    return rows + [
+        {"scope": "group", "id": group, "state": "withheld", "reason": "article.retracted", "by": "policy"}
+        for group in retracted
+    ]
 
 
 def _forbidden_terms(policy: Policy) -> dict[str, str]:
@@ -83,13 +101,6 @@ def _forbidden(media: "DataFrame", policy: Policy) -> "DataFrame":
     )  # fmt: skip
 
 
-def _rank() -> "Column":
-    """Of two splits that hold the same thing, the one with the larger rank loses it."""
-    from pyspark.sql import functions as sf
-
-    return sf.when(sf.col("split") == "test", 0).when(sf.col("split") == "train", 2).otherwise(1)
-
-
 def _straddling(examples: "DataFrame") -> "DataFrame":
     """Return states of examples whose group or media stand in a stricter split too: builds may split differently."""
     from pyspark.sql import Window
@@ -97,7 +108,7 @@ def _straddling(examples: "DataFrame") -> "DataFrame":
 
     group = sf.array(sf.concat(sf.lit("group:"), "group"))
     shared = sf.concat(group, sf.transform("media", lambda key: sf.concat(sf.lit("medium:"), key)))
-    rows = examples.select("example_id", _rank().alias("rank"), sf.explode(shared).alias("subject"))
+    rows = examples.select("example_id", rank().alias("rank"), sf.explode(shared).alias("subject"))
     best = sf.min("rank").over(Window.partitionBy("subject"))
     losing = rows.withColumn("best", best).where("rank > best").select("example_id").distinct()
     return losing.select(
@@ -113,25 +124,19 @@ def _duplicates(examples: "DataFrame", media: "DataFrame", policy: Policy) -> "D
     from pyspark.sql import Window
     from pyspark.sql import functions as sf
 
-    said = (
-        examples.where(sf.size("labels") > 0)
-        .select("task", "labels", sf.explode("media").alias("key"))
-        .groupBy("key")
-        .agg(sf.to_json(sf.sort_array(sf.collect_set(sf.struct("task", "labels")))).alias("said"))
-    )
     strictest = Window.partitionBy("key").orderBy("rank", "build")  # a key of several builds is one medium
-    same = Window.partitionBy("pixel_digest")
-    first = Window.partitionBy("pixel_digest", "split").orderBy("build", "key")
+    same, side = Window.partitionBy("pixel_digest"), Window.partitionBy("pixel_digest", "split")
+    first = side.orderBy("build", "key")
     shared = (
         media.where("pixel_digest <> ''")
-        .withColumn("rank", _rank())
+        .withColumn("rank", rank())
         .withColumn("view", sf.row_number().over(strictest))
         .where("view = 1")
-        .join(said, "key", "left")
+        .join(said_of(examples, "key"), "key", "left")
         .withColumn("said", sf.coalesce("said", sf.lit("[]")))
         .withColumn("best", sf.min("rank").over(same))
         .withColumn("nth", sf.row_number().over(first))
-        .withColumn("agree", sf.size(sf.collect_set("said").over(Window.partitionBy("pixel_digest", "split"))) == 1)
+        .withColumn("agree", sf.min("said").over(side) == sf.max("said").over(side))
     )
     across = sf.col("rank") > sf.col("best")
     within = (sf.col("nth") > 1) & sf.col("agree") & sf.lit(policy.duplicates)

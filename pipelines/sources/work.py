@@ -92,6 +92,9 @@ def refusal(work: UnitWork, key: str, stage: str, refused: Refused) -> Refusal:
 
 
 def _private_pixels(work: UnitWork, medium: Medium) -> Medium:
+    """Return a clinical medium without what anyone who holds the image could compute and look up: its plain digest and
+    its perceptual hash, which no key can hide, since near images must have near hashes.
+    """
     if work.pixel_secret is None:
         return medium
-    return replace(medium, pixel_digest=Identity(work.pixel_secret).token("pixels", medium.pixel_digest))
+    return replace(medium, pixel_digest=Identity(work.pixel_secret).token("pixels", medium.pixel_digest), phash="")

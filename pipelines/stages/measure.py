@@ -1,4 +1,4 @@
-"""Measure: numbers by which checks judge a medium, and the digest by which exact duplicates are found.
+"""Measure: numbers by which checks judge a medium, and the digest and the hash by which duplicates are found.
 
 Every medium of a layout gets the same names, all finite.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medloom.connectors.images import decode_picture
+from medloom.quality.phash import picture_phash
 from medloom.schemas.errors import Refused
 from medloom.schemas.medium import Medium
 from medloom.schemas.volume import Volume
@@ -21,9 +22,9 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class Measure:
-    """Fill `measured` and `pixel_digest` of a medium; what stood in `measured` before is kept."""
+    """Fill `measured`, `pixel_digest` and, of a picture, `phash`; what stood in `measured` before is kept."""
 
-    version: str = "1"
+    version: str = "2"
 
     def __call__(self, medium: Medium) -> Iterator[Medium]:
         """Give the one medium back, measured.
@@ -33,11 +34,12 @@ class Measure:
             Refused("image.…"): a picture does not decode.
         """
         if isinstance(medium.content, Volume):
-            measured, digest = measure_volume(medium.content), volume_digest(medium.content)
+            measured, digest, phash = measure_volume(medium.content), volume_digest(medium.content), ""
         else:
             pixels_YXC = decode_picture(medium.content)
             measured, digest = measure_picture(pixels_YXC), picture_digest(pixels_YXC)
-        yield replace(medium, measured={**medium.measured, **measured}, pixel_digest=digest)
+            phash = picture_phash(pixels_YXC)
+        yield replace(medium, measured={**medium.measured, **measured}, pixel_digest=digest, phash=phash)
 
 
 def measure_volume(volume: Volume) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from medloom.quality.phash import picture_phash
 from medloom.schemas import manifest as manifests
 from medloom.schemas.keys import canonical_json, digest_of, example_id, fingerprint, sha256_hex
 from medloom.schemas.medium import Medium, Member, Picture, Sample, json_facts
@@ -38,6 +39,10 @@ class Paper:
     text: str = "A mass."
     refused: Sequence[str] = ()
     reencoded: bool = False
+    pictures: Sequence[np.ndarray] = ()  # instead of random images: shown as they are, with their perceptual hash
+    body: str = SENTENCE
+    pmcid: str = "PMC1"
+    version: int | None = None
 
     @property
     def of(self) -> str:
@@ -45,7 +50,11 @@ class Paper:
 
     @property
     def keys(self) -> list[str]:
-        return [f"{self.unit}-f{i + 1}" for i in range(len(self.pixels))]
+        return [f"{self.unit}-f{i + 1}" for i in range(len(self.shown))]
+
+    @property
+    def shown(self) -> list[np.ndarray]:
+        return list(self.pictures) or [image(seed, self.side) for seed in self.pixels]
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,10 @@ class Made:
         return example_id("caption", self.task_print, key.rpartition("-")[0], key)
 
 
-def small_build(folder: str | Path, *papers: Paper, generator: str = "captions:1") -> Made:
-    """Write papers as a whole build without a release."""
+def small_build(
+    folder: str | Path, *papers: Paper, generator: str = "captions:1", withdrawn: dict[str, str] | None = None
+) -> Made:
+    """Write papers as a whole build without a release; `withdrawn` are reasons by unit."""
     store, task_print = Store(str(folder)), fingerprint("caption", generator)
     shards: dict[ShardName, list[Paper]] = {}
     for paper in papers:
@@ -78,13 +89,16 @@ def small_build(folder: str | Path, *papers: Paper, generator: str = "captions:1
             plan.append({**named, "shard": shard.number, "position": position, "source_bytes": 100})
     store.write_table("plan/part-00000.parquet", pa.Table.from_pylist(plan, schema=PLAN))
     _tables(store, papers)
+    if withdrawn:
+        gone = [{"unit": unit, "source": "papers", "reason": why, "detail": ""} for unit, why in withdrawn.items()]
+        store.write_table("tables/withdrawal/part-00000.parquet", pa.Table.from_pylist(gone, TABLES["withdrawal"]))
     recipe = {
         "name": "small",
         "parameters": {},
         "fingerprints": {"media": MEDIA_PRINT},
         "tasks": {"caption": task_print},
     }
-    figures = sum(len(p.pixels) for p in papers)
+    figures = sum(len(p.keys) for p in papers)
     counts = {
         "units": len(papers), "articles": len(papers), "series": 0, "flow": {}, "refused": {},
         "media": {"png": figures}, "examples": {"caption": figures},
@@ -100,8 +114,8 @@ def image(seed: int, side: int) -> np.ndarray:
 def _shard(store: Store, shard: ShardName, papers: list[Paper]) -> dict[str, str]:
     with ShardWriter(store, shard) as writer:
         for paper in papers:
-            for key, seed in zip(paper.keys, paper.pixels, strict=True):
-                writer.add(_sample(paper, key, seed))
+            for key, pixels in zip(paper.keys, paper.shown, strict=True):
+                writer.add(_sample(paper, key, pixels))
         tars = writer.close()
     units = [{"unit": p.unit, "digest": sha256_hex(p.unit), "kept": p.keys} for p in papers]
     refused = [
@@ -120,22 +134,25 @@ def _shard(store: Store, shard: ShardName, papers: list[Paper]) -> dict[str, str
     return {shard.tar(layout): facts["sha256"] for layout, facts in tars.items()}
 
 
-def _sample(paper: Paper, key: str, seed: int) -> Sample:
-    pixels, file = image(seed, paper.side), io.BytesIO()
+def _sample(paper: Paper, key: str, pixels: np.ndarray) -> Sample:
+    file = io.BytesIO()
+    height, width = pixels.shape[:2]
     Image.fromarray(pixels).save(file, "PNG")
     origin = Origin("papers", paper.unit, paper.terms_id, TERMS[paper.terms_id].spdx, "declared", paper.terms_id,
                     "A. Author", sha256_hex(file.getvalue()), f"{key}.png")  # fmt: skip
     medium = Medium(
         key=key, unit=paper.unit, group=paper.of, origin=origin, modality="figure", text=paper.text,
-        content=Picture(file.getvalue(), "png", paper.side, paper.side, 3, paper.reencoded),
+        content=Picture(file.getvalue(), "png", height, width, 3, paper.reencoded),
         measured={"std": float(pixels.std())}, pixel_digest=sha256_hex(pixels.tobytes()),
+        phash=picture_phash(pixels) if paper.pictures else "",
     )  # fmt: skip
     facts = Member(canonical_json(json_facts(medium, paper.split)).encode())
-    shown = Member(medium.content.data, (paper.side, paper.side, 3), "uint8")
+    shown = Member(medium.content.data, (height, width, 3), "uint8")
     columns = {
         "unit": paper.unit, "group": paper.of, "split": paper.split, "layout": "png", "modality": "figure",
         "body_part": "", "plane": "", "source": "papers", "licence": paper.terms_id, "terms_id": paper.terms_id,
         "digest": origin.digest, "pixel_digest": medium.pixel_digest, "measured": medium.measured,
+        "phash": medium.phash,
     }  # fmt: skip
     return Sample(key, "png", {"json": facts, "png": shown}, columns)
 
@@ -162,16 +179,17 @@ def _tables(store: Store, papers: Sequence[Paper]) -> None:
     for paper in papers:
         blank = {f.name: "" if f.type == pa.string() else None for f in TABLES["article"]}
         rows["article"].append(blank | {
-            "article_key": paper.unit, "pmcid": "PMC1", "title": f"On {paper.unit}", "licence_code": paper.terms_id,
+            "article_key": paper.unit, "pmcid": paper.pmcid, "version": paper.version,
+            "title": f"On {paper.unit}", "licence_code": paper.terms_id,
             "terms_id": paper.terms_id, "attribution": "A. Author", "is_retracted": paper.is_retracted,
             "licence_conflict": False, "is_case_report": False, "source": "papers",
-            "source_digest": sha256_hex(paper.unit), "n_figs": len(paper.pixels),
+            "source_digest": sha256_hex(paper.unit), "n_figs": len(paper.keys),
         })  # fmt: skip
         named = {"unit": paper.unit, "source": "papers", "group": paper.of, "split": paper.split, "split_by": "hash"}
         rows["group"].append(named)
         rows["paragraph"].append({
             "article_key": paper.unit, "par_id": f"{paper.unit}-p1", "sec_id": "s", "scope_id": "", "where": "body",
-            "order": 1, "text": SENTENCE,
+            "order": 1, "text": paper.body,
         })  # fmt: skip
         for i, key in enumerate((*paper.keys, *paper.refused)):
             rows["figure"].append({

@@ -1,15 +1,18 @@
 """Measured values equal numpy's and closed forms, whatever the type, orientation or encoding."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from medloom.connectors.images import encode_png, read_picture
+from medloom.pipelines.sources.work import UnitMade, UnitWork, finish
 from medloom.pipelines.stages.measure import Measure, measure_picture, measure_volume, volume_digest
+from medloom.quality.phash import picture_phash
 from medloom.schemas.errors import Refused
-from medloom.schemas.medium import Medium
+from medloom.schemas.medium import Medium, Sample
 from medloom.schemas.origin import Origin
 from medloom.schemas.volume import Volume, reorient
 
@@ -127,3 +130,25 @@ def test_a_picture_has_the_same_digest_in_another_encoding_of_the_same_pixels():
     other = read_picture(file.getvalue())
     assert other.data != encode_png(pixels).data
     assert _measured(other).pixel_digest == _measured(encode_png(pixels)).pixel_digest
+
+
+def test_a_picture_has_a_perceptual_hash_and_a_volume_or_a_blank_page_none():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    assert _measured(encode_png(pixels)).phash == picture_phash(pixels) != ""
+    assert _measured(encode_png(np.full((40, 60), 255, np.uint8))).phash == ""
+    assert _measured(Volume(np.zeros((2, 3, 4), np.int16), np.eye(4))).phash == ""
+
+
+def test_clinical_pictures_leave_without_perceptual_hash_and_plain_digest():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
+    (plain,), (private,) = (_finished(encode_png(pixels), secret) for secret in (None, b"secret"))
+    assert plain.columns["phash"] == picture_phash(pixels[:, :, np.newaxis])
+    assert private.columns["phash"] == ""
+    assert private.columns["pixel_digest"] not in ("", plain.columns["pixel_digest"])
+
+
+def _finished(content, secret: bytes | None) -> list[Sample]:
+    work, made = UnitWork("u", "scans", "g", "train", {}, {}, (), {}, (Measure(),), "none", secret), UnitMade("u")
+    finish(work, made, replace(_medium(content), modality="XR"))
+    assert not made.refused
+    return made.samples
