@@ -1,14 +1,18 @@
 """Mentions → figures: rows of `mention` with the figures and panels meant, how that is known, and how surely."""
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
+from medloom.connectors.elsewhere import stands_elsewhere
 from medloom.connectors.figures import FigureIndex
 from medloom.connectors.inline_text import has_figure_word, names
 from medloom.connectors.jats_text import Paragraph
-from medloom.connectors.mentions import CrossReference, Item, Mention, find_mentions, word_pattern
+from medloom.connectors.mention_words import SeriesWords, series_words
+from medloom.connectors.mentions import CrossReference, Item, Mention, find_mentions
 from medloom.connectors.sentences import sentence_spans
 
 # How surely a mention means its figures: a cross-reference says so; a label in the same scope, or in an enclosing one.
@@ -16,17 +20,6 @@ _CONFIDENCE = {"rid": 1.0, "rid_multi": 1.0, "range_fill": 0.95, "tail": 0.95, "
 _OUTER_LABEL = 0.7
 _NOTICES = names("retraction correction expression-of-concern addendum partial-retraction")
 _BESIDE = frozenset({"supplementary-material", "media"})
-_OTHERS_AFTER = re.compile(
-    r"\s*(?:of|in|from)\s+(?:refs?\.|references?\b|\[\d|(?:their|his|her)\b|(?:that|the)\s+(?:original|same|cited|earlier|previous)\b"
-    r"|[A-ZÀ-Þ][\w'’-]+(?:\s+et\s+al|\s+(?:and|&)\s+[A-Z]\w+\s*[(,]|\s*[(,]?\s*(?:19|20)\d\d))|\s*,?\s*(?:in\s+)?\[\d+\]\s*[),;.]"
-)
-_OTHERS_BEFORE = re.compile(
-    r"(?:\b(?:their|his|her|previous|former|old|original)|\bet\s+al\.?,?\s*[(\[]?(?:19|20)\d\d[a-z]?[)\]]?[,;:]?"
-    r"|\[\d+\]?\s*[,;:]|\bpls?\.\s*[\w–-]+,|\bpp?\.\s*[\d–, -]+,|\b[Rr]ef(?:erence|s)?\.?\s*\[?\d+\]?[,;:]?)"
-    r"\s*[(\[]?\s*$"
-)
-# In "[22: 50, 62–65, fig. 2]" a lower-case word is the cited work's figure, a capital one this article's.
-_CITATION_BEFORE = re.compile(r"\[\d+\s*:[^\]]*$")
 
 
 @dataclass(frozen=True)
@@ -49,15 +42,18 @@ class Aligner:
 
     def rows(self, paragraphs: Iterable[Paragraph]) -> list[dict[str, Any]]:
         """Return the rows of `mention`, in reading order."""
-        words = word_pattern(series for _, series, _ in self.figures.labels)
+        words = series_words(series for _, series, _ in self.figures.labels)
+        stems = _stems(words.series) if words else ()
         rows = []
         for paragraph in paragraphs:
             text = paragraph.row["text"]
-            if paragraph.references or has_figure_word(text) or (words and words.search(text)):
-                rows += self._of(paragraph, words)
+            # The pattern is tried at every letter: looking for its words first is 20 times faster.
+            other = words if any(map(text.__contains__, stems)) else None
+            if paragraph.references or has_figure_word(text) or (other and other.search(text)):
+                rows += self._of(paragraph, other)
         return rows
 
-    def _of(self, paragraph: Paragraph, words: re.Pattern[str] | None) -> list[dict[str, Any]]:
+    def _of(self, paragraph: Paragraph, words: SeriesWords | None) -> list[dict[str, Any]]:
         row = paragraph.row
         references = [r for r in map(self._typed, paragraph.references) if r.figure or r.kind in _BESIDE]
         mentions = find_mentions(
@@ -68,8 +64,8 @@ class Aligner:
         return [self._row(row, mention, spans) for mention in mentions]
 
     def _typed(self, reference: CrossReference) -> CrossReference:
-        """Take an untyped cross-reference to a figure for what it is."""
-        if reference.kind == "" and any(self.figures.by_id("", rid) for rid in reference.rids):
+        """Take a cross-reference of another type to a figure ("scheme", none) for what it is."""
+        if not reference.figure and any(self.figures.by_id("", rid) for rid in reference.rids):
             return reference._replace(kind="fig")
         return reference
 
@@ -80,8 +76,8 @@ class Aligner:
         if status != "resolved":
             meant, panels = [], {}
         confidence = _OUTER_LABEL if outer and method == "label_text" else _CONFIDENCE[method]
-        first = next((s for s in reversed(spans) if s[0] <= mention.start), (0, len(text)))
-        last = next((s for s in spans if s[1] >= mention.end), (0, len(text)))
+        first = spans[max(0, bisect_right(spans, mention.start, key=itemgetter(0)) - 1)]
+        last = spans[min(len(spans) - 1, bisect_left(spans, mention.end, key=itemgetter(1)))]
         return {
             "article_key": self.article_key, "par_id": paragraph["par_id"], "start": mention.start, "end": mention.end,
             "text": text[mention.start : mention.end], "sent_start": first[0], "sent_end": max(last[1], first[1]),
@@ -93,6 +89,10 @@ class Aligner:
 
     def _meaning(self, mention: Mention, scope: str) -> tuple[list[int], dict[int, list[str]], str, bool]:
         """Return (figures, panels by figure, method, whether an enclosing scope had to be asked)."""
+        only = self._only(mention, scope)
+        if only is not None:
+            letters = list(mention.items[0].panels)
+            return [only], {only: letters} if letters else {}, "rid", False
         meant: list[int] = []
         panels: dict[int, list[str]] = {}
         outer, used = False, {"rid": 0, "label": 0, "fill": 0}
@@ -100,26 +100,37 @@ class Aligner:
             positions, how, near = self._positions(item, mention, scope)
             outer |= not near
             letters = list(item.panels)
-            of_panels = [p for p in positions if self.figures.own_panel.get(p) in letters]
-            positions = tuple(of_panels) or positions
+            if letters and any(p in self.figures.own_panel for p in positions):
+                siblings = self.figures.by_label(scope, item.series, item.number)[0]
+                positions = tuple(p for p in siblings if self.figures.own_panel.get(p) in letters) or positions
             used[how] += bool(positions)
             meant += [p for p in positions if p not in meant]
-            if letters and len(positions) == 1:
-                known = panels.setdefault(positions[0], [])
-                known += [letter for letter in letters if letter not in known]
+            for p in positions if letters else ():
+                own = letters if len(positions) == 1 else [self.figures.own_panel.get(p, "")]
+                known = panels.setdefault(p, [])
+                known += [letter for letter in own if letter and letter not in known]
         rids = [rid for r in mention.references for rid in r.rids]
         for rid in rids:
             found = self.figures.by_id(scope, rid)
             if not any(p in meant for p in found):
                 meant += found
             used["rid"] += bool(found)
-        if used["fill"]:
+        if used["fill"] and rids:
             method = "range_fill"
         elif used["rid"]:
             method = "tail" if used["label"] else "rid_multi" if len(set(rids)) > 1 else "rid"
         else:
             method = "label_text"
         return meant, panels, method, outer
+
+    def _only(self, mention: Mention, scope: str) -> int | None:
+        """Return the figure of a mention with one number inside one cross-reference with one id: most are so."""
+        if len(mention.items) != 1 or len(mention.references) != 1 or len(mention.references[0].rids) != 1:
+            return None
+        item, reference = mention.items[0], mention.references[0]
+        inside = reference.start <= item.start < reference.end or reference.start == item.start == reference.end
+        found = self.figures.by_id(scope, reference.rids[0]) if inside and not item.filled else ()
+        return found[0] if len(found) == 1 else None
 
     def _positions(self, item: Item, mention: Mention, scope: str) -> tuple[tuple[int, ...], str, bool]:
         """Return what one number means: the id of the cross-reference around it, else the label."""
@@ -146,7 +157,8 @@ class Aligner:
             return labelled, "label", near
         if len(known) <= 1:
             return (known[0], "rid", True) if known else (labelled, "label", near)
-        inside = [i for i in mention.items if around.start <= i.start < around.end and not i.filled]
+        end = max(around.end, around.start + 1)  # of an empty one, what stands at its place
+        inside = [i for i in mention.items if around.start <= i.start < end and not i.filled]
         position = inside.index(item)
         return (known[position], "rid", True) if position < len(known) else ((), "rid", True)
 
@@ -165,13 +177,11 @@ class Aligner:
         text = paragraph["text"]
         if mention.supplementary and not meant and mention.items[0].number.startswith("S"):
             return "supplementary"
-        if _OTHERS_AFTER.match(text, mention.end) or _OTHERS_BEFORE.search(
-            text, max(0, mention.start - 40), mention.start
-        ):
-            return "other_article"
-        if text[mention.start].islower() and _CITATION_BEFORE.search(text, max(0, mention.start - 40), mention.start):
-            return "other_article"
         numbers = [item.number for item in mention.items if item.number]
+        elsewhere = stands_elsewhere(text, mention.start, mention.end)
+        mixed = bool(meant) and any(n.startswith("S") for n in numbers)  # "Figures 1 and S1 in the Supplement"
+        if elsewhere and not (elsewhere == "supplementary" and mixed):
+            return elsewhere
         if meant and not (mention.supplementary and any(not n.startswith("S") for n in numbers)):
             if paragraph["scope_id"] in self.reviews and self._stale(panels):
                 return "unresolved"
@@ -184,6 +194,13 @@ class Aligner:
         """Whether a panel is named that the published caption does not declare, though it declares some."""
         declared = {p: self.figures.declared([p]) for p in panels}
         return any(declared[p] and not declared[p].issuperset(letters) for p, letters in panels.items())
+
+
+def _stems(forms: Iterable[str]) -> tuple[str, ...]:
+    """Return beginnings of which one stands in every text that holds one of `forms`, as writers spell them."""
+    first = sorted({form.split()[0] for form in forms})
+    shortest = [word for word in first if not any(word != other and word.startswith(other) for other in first)]
+    return tuple(dict.fromkeys(spelt for word in shortest for spelt in (word, word.capitalize(), word.upper())))
 
 
 def is_notice(article_type: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from lxml import etree
 
 from medloom.connectors.http import Answer
+from medloom.connectors.jats import refusal_reason
 from medloom.connectors.jats_front import Front, read_front
 from medloom.schemas.errors import Refused
 
@@ -94,7 +95,7 @@ def parse_envelope(data: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
     try:
         return etree.fromstring(data, parser)
     except etree.XMLSyntaxError as fault:
-        raise Refused(_reason(str(fault).lower()), str(fault)[:200]) from fault
+        raise Refused(refusal_reason(str(fault)), str(fault)[:200]) from fault
 
 
 def local_name(element: Any) -> str:
@@ -131,11 +132,3 @@ def is_front_only(article: Any, front: Front, *, says: bool) -> bool:
     if children(article, "body") or children(article, "floats-group"):
         return False
     return says or front.licence.terms_id == "unknown"
-
-
-def _reason(message: str) -> str:
-    if "depth" in message:
-        return "jats.deep"
-    if "amplification" in message or "entity reference loop" in message:
-        return "jats.entities"
-    return "jats.large" if "huge" in message or "too long" in message else "jats.malformed"

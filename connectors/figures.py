@@ -8,16 +8,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 FIG = "fig"  # the series of every word for "figure", in any language
+_LAST_FIG_WORD = re.compile(r"\sfig(?:ure)?s?$")  # "Extended Data Figure" is "Extended Data Fig."
 _LETTER_LIST = r"[A-Za-z](?:\s*(?:[-–—,&/]|,?\s*\band\b|\bto\b|\bthrough\b|\be\b|\by\b)\s*[A-Za-z])*"
-_FIG_WORD = re.compile(r"^(?:e?fig(?:s|ure|ures|ura|uras)?|abb(?:ildung(?:en)?)?)$")
+_FIG_WORD = re.compile(r"^(?:e?fig(?:s|g|ure|ures|ura|uras|ur|uren|uur)?|abb(?:ildung(?:en)?)?)$")
 _SUPPLEMENT = re.compile(r"^fig\w*\.?\s*(\d+)\s*[-–—]+\s*figure\s+supplement\s*(\d+)", re.IGNORECASE)
-_APPENDIX = re.compile(r"^(appendix\s*\d*)\s*[-–—]+\s*figure\s*(\d+)", re.IGNORECASE)
+_APPENDIX = re.compile(
+    r"^(appendix\s*\d*)\s*[-–—]+\s*figure\s*(\d+)(?:\s*[-–—]+\s*figure\s+supplement\s*(\d+))?", re.IGNORECASE
+)
 _PANEL_ONLY = re.compile(r"^[(\[]?\s*([A-Za-z])\s*[)\]]?\s*[.:]?$")
 _SUPPLEMENTARY = re.compile(
-    r"^(?:supp\w*\.?|supporting|online|additional|web)\s+(?:(?:information|material)\s+)?", re.IGNORECASE
+    r"^(?:supp\w*\.?|supporting|online|additional|web)\s+"
+    r"(?:(?:information|material)s?\s+|(?:materials?|data|files?)(?:\s*\d+)?[:,;]?\s+(?=fig))?",
+    re.IGNORECASE,
 )
-_LABEL = re.compile(r"^(?P<word>[^\W\d][^\d]*?)[\s.#:]*(?P<rest>(?:[A-Z]?\d|[IVX]+\b).*)$", re.DOTALL)
-_NUMBER = re.compile(r"(?<![A-Za-z\d.])([A-Z]?)(\d{1,3})((?:\.\d{1,2})*)(?!\d)")
+_OWN_PANEL = re.compile(r"^fig(?:ure|ura)?\.?\s*\d{1,3}\s?[(]?([A-Za-z])[)]?[.:]?$", re.IGNORECASE)
+_LABEL = re.compile(
+    r"^(?P<word>[^\W\d][^\d]*?)[\s.#:]*(?P<rest>(?:\d|(?<![A-Za-z])(?:(?:EV|ED|[A-Z])[.-]?\d|[IVX]+\b)).*)$", re.DOTALL
+)
+_NUMBER = re.compile(r"(?<![A-Za-z\d.])(?:(EV|ED|[A-Z])[.-]?)?(\d{1,3})((?:\.\d{1,2})*)(?!\d)")
+_CHAPTER = re.compile(r"(\d{1,2})[-–](\d{1,2})(?![\d.])")  # "Figure 2-1"; a range would rise
 _ROMAN = re.compile(r"^[IVX]{1,5}\b")
 _RANGE = re.compile(r"^\s*(?:[-–—‐‑−]|to|a|à|até|bis)\s*$")
 
@@ -27,6 +36,7 @@ _AT_START = re.compile(rf"[.;:)\n]\s?({_LETTER_LIST})[.,):]\s+(?=\S)")
 _LIST_TOKEN = re.compile(r"[-–—]|\bto\b|\bthrough\b|(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
 _LIST_AND = re.compile(r"\band\b|(?<=\s)[ey]\b(?=\s+\w)")
 _CITED = re.compile(r"(?:fig(?:s|ure|ures|ura|uras)?\.?\s*\w*|panels?|see|tables?\s*\w*)\s*$", re.IGNORECASE)
+_PLACES = ("upper", "lower", "top", "bottom", "left", "right", "middle", "cent")
 _WORD_PANEL = re.compile(
     r"(?:^|(?<=[.;:] )|(?<=\n)|\()((?:Upper|Lower|Top|Bottom|Left|Right|Middle|Cent(?:er|re))"
     r"(?:[ -](?:left|right|middle|cent(?:er|re)))?(?: (?:panel|row|column|image|graph|plot)s?)?)\)?[:,)]",
@@ -41,7 +51,7 @@ class Label:
     Attributes:
         series: "fig", or the label's own word ("scheme", "author response image"); "" without a label.
         numbers: "3", "S1", "1.2", "1s2" (second supplement of figure 1); several for a compound label.
-        panel: upper-case letter when the label is only that ("(b)").
+        panel: upper-case letter when the label is only that ("(b)"), or ends with it ("Figure 1B").
     """
 
     series: str = ""
@@ -66,21 +76,25 @@ def read_label(text: str) -> Label:
     if match := _SUPPLEMENT.match(text):
         return Label(FIG, (f"{int(match[1])}s{int(match[2])}",))
     if match := _APPENDIX.match(text):
-        return Label(" ".join(match[1].lower().split()), (str(int(match[2])),))
+        supplement = f"s{int(match[3])}" if match[3] else ""
+        return Label(" ".join(match[1].lower().split()), (f"{int(match[2])}{supplement}",))
     supplementary = _SUPPLEMENTARY.match(text)
     match = _LABEL.match(text[supplementary.end() :] if supplementary else text)
     if not match:
         return Label(series_of(text)) if text else Label()
     numbers = _numbers(match["rest"])
+    if text[:4].lower() == "efig":
+        numbers = [f"E{n}" for n in numbers]
+    own = _OWN_PANEL.match(text)
     if supplementary:
         numbers = [n if n.startswith("S") else f"S{n}" for n in numbers]
-    return Label(series_of(match["word"]), tuple(numbers))
+    return Label(series_of(match["word"]), tuple(numbers), own[1].upper() if own else "")
 
 
 def series_of(word: str) -> str:
     """Return the series that `word` names: "fig" for words for figure, else the word itself, lower-cased."""
     word = " ".join(re.sub(r"[^\w\s]", " ", word).lower().split())
-    return FIG if _FIG_WORD.match(word) else word
+    return FIG if _FIG_WORD.match(word) else _LAST_FIG_WORD.sub(" fig", word)
 
 
 def number_key(prefix: str, digits: str, decimals: str = "") -> str:
@@ -119,9 +133,11 @@ def declared_panels(caption: str, bold: Iterable[tuple[int, int]] = ()) -> list[
         _rising([(m.start(1) - 1, m[1]) for m in _AT_START.finditer("\n" + caption)]),
         _rising([(a, caption[a:b].strip(" ().,:;")) for a, b in bold]),
     )
-    best = max(styles, key=lambda found: len({letter for _, letters in found for letter in letters}))
-    if len({letter for _, letters in best for letter in letters}) < 2:
-        best = [(m.start(1), [m[1].lower()]) for m in _WORD_PANEL.finditer(caption)]
+    best = max(styles, key=_count_letters)
+    if _count_letters(best) < 2:
+        lowered = caption.lower()
+        named = any(map(lowered.__contains__, _PLACES))
+        best = [(m.start(1), [m[1].lower()]) for m in _WORD_PANEL.finditer(caption)] if named else []
     panels = []
     for position, (start, letters) in enumerate(best):
         following = best[position + 1][0] if position + 1 < len(best) else len(caption)
@@ -153,18 +169,24 @@ def expand_letters(text: str) -> list[str]:
 def _numbers(rest: str) -> list[str]:
     if roman := _ROMAN.match(rest):
         return [str(roman_value(roman[0]))]
+    if (chapter := _CHAPTER.match(rest)) and int(chapter[2]) <= int(chapter[1]):
+        return [f"{int(chapter[1])}-{int(chapter[2])}"]
     numbers: list[str] = []
     end = 0
     for match in _NUMBER.finditer(rest):
         between = rest[end : match.start()]
         if numbers and not re.fullmatch(r"\s*(?:[,&/]|and|e|y|et|und|[-–—‐‑−]|to|a|à|até|bis|\s)*\s*", between):
             break
-        number = number_key(match[1], match[2], match[3])
+        number = number_key(match[1] or "", match[2], match[3])
         if numbers and _RANGE.match(between):
             numbers += numbers_between(numbers[-1], number)
         numbers.append(number)
         end = match.end()
     return numbers
+
+
+def _count_letters(found: list[tuple[int, list[str]]]) -> int:
+    return len({letter for _, letters in found for letter in letters})
 
 
 def _is_cited(caption: str, match: re.Match[str]) -> bool:
@@ -179,6 +201,8 @@ def _rising(markers: list[tuple[int, str]]) -> list[tuple[int, list[str]]]:
     found: list[tuple[int, list[str]]] = []
     last, case = "@", None
     for start, text in markers:
+        if last == "@" and "A" not in text and "a" not in text:
+            continue
         letters = expand_letters(text)
         first_case = text[:1].isupper()
         if not letters or (case is not None and first_case != case) or not 0 < ord(letters[0]) - ord(last) <= 2:
@@ -210,6 +234,9 @@ class FigureIndex:
 
     def by_id(self, scope: str, rid: str) -> tuple[int, ...]:
         """Positions of the figures that `rid` means, () when it means none."""
+        here = self.ids.get((scope, rid))
+        if here is not None:
+            return here
         for near in self._outwards(scope):
             if (near, rid) in self.ids:
                 return self.ids[near, rid]
@@ -217,17 +244,22 @@ class FigureIndex:
 
     def by_label(self, scope: str, series: str, number: str) -> tuple[tuple[int, ...], bool]:
         """Positions of the figures labelled so, and whether they stand in `scope` itself."""
+        here = self.labels.get((scope, series, number))
+        if here is not None:
+            return here, True
         for near in self._outwards(scope):
             if (near, series, number) in self.labels:
-                return self.labels[near, series, number], near == scope
+                return self.labels[near, series, number], False
         return (), False
 
     def declared(self, positions: Iterable[int]) -> frozenset[str]:
         """Panel letters that these figures declare."""
-        letters = [
-            self.panels.get(p, frozenset()) | ({self.own_panel[p]} if p in self.own_panel else set()) for p in positions
-        ]
-        return frozenset().union(*letters)
+        letters: frozenset[str] = frozenset()
+        for position in positions:
+            letters |= self.panels.get(position, letters)
+            if position in self.own_panel:
+                letters |= {self.own_panel[position]}
+        return letters
 
     def _outwards(self, scope: str) -> Iterable[str]:
         near: str | None = scope

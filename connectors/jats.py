@@ -9,14 +9,19 @@ from typing import Any
 from lxml import etree
 
 from medloom.connectors.alignment import Aligner, is_notice
-from medloom.connectors.inline_text import NAMES, names
+from medloom.connectors.case_reports import mark_sections
+from medloom.connectors.inline_text import NAMES, flatten, names
 from medloom.connectors.jats_figures import figure_rows
 from medloom.connectors.jats_front import Source, article_row, read_front
 from medloom.connectors.jats_text import Walk
 from medloom.schemas.errors import Refused
 
-PARSER_VERSION = "1"
+PARSER_VERSION = "2"
 MAX_BYTES = 64 << 20
+_PARSER = etree.XMLParser(
+    resolve_entities=False, no_network=True, load_dtd=False, dtd_validation=False, huge_tree=False, recover=False,
+    remove_comments=True, remove_pis=True,
+)  # fmt: skip
 _REVIEWS = names("decision-letter reviewer-report referee-report editor-report review")
 
 
@@ -39,6 +44,7 @@ def parse_article(data: bytes, *, source: str, max_bytes: int = MAX_BYTES) -> di
         Refused("jats.no_article"): XML without an article, or with more than one.
     """
     article = _the_article(_parse(data, max_bytes))
+    flatten(article)
     front = read_front(article)
     key = front.article_key(source)
     walk = Walk(key)
@@ -50,8 +56,11 @@ def parse_article(data: bytes, *, source: str, max_bytes: int = MAX_BYTES) -> di
     mentions = aligner.rows(walk.paragraphs)
     mentioned = {row["par_id"] for row in mentions}
     own_sections = walk.sections[: walk.n_own_sections]
+    row = article_row(front, Source(source, data), own_sections, len(figures.rows), PARSER_VERSION)
+    if row["is_case_report"]:
+        mark_sections(own_sections)
     return {
-        "article": [article_row(front, Source(source, data), own_sections, len(figures.rows), PARSER_VERSION)],
+        "article": [row],
         "section": walk.sections,
         "paragraph": [p.row for p in walk.paragraphs if not p.sparse or p.row["par_id"] in mentioned],
         "figure": figures.rows,
@@ -62,17 +71,14 @@ def parse_article(data: bytes, *, source: str, max_bytes: int = MAX_BYTES) -> di
 def _parse(data: bytes, max_bytes: int) -> etree._Element:
     if len(data) > max_bytes:
         raise Refused("jats.large", f"{len(data)} bytes, the limit is {max_bytes}")
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, dtd_validation=False, huge_tree=False, recover=False,
-        remove_comments=True, remove_pis=True,
-    )  # fmt: skip
     try:
-        return etree.fromstring(data, parser)
+        return etree.fromstring(data, _PARSER)
     except etree.XMLSyntaxError as error:
-        raise Refused(_reason(str(error)), str(error)) from error
+        raise Refused(refusal_reason(str(error)), str(error)) from error
 
 
-def _reason(message: str) -> str:
+def refusal_reason(message: str) -> str:
+    """Return the reason ("jats.…") of what the XML parser says it could not read."""
     lowered = message.lower()
     if "depth" in lowered:
         return "jats.deep"

@@ -1,7 +1,7 @@
 """Figure elements → rows of `figure` and the index that mentions are resolved with."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -73,7 +73,7 @@ class _Builder:
         if figure.element is group and not figure.merged:
             self.group_rows[figure.element] = position
         self.labels.append(label)
-        self.index.panels[position] = frozenset(p.letter for p in panels if len(p.letter) <= 2)
+        self.index.panels[position] = _without_gaps(p.letter for p in panels if len(p.letter) <= 2)
         self.rows.append({
             "article_key": self.walk.article_key, "fig_key": fig_key, "xml_id": xml_id,
             "scope_id": figure.place.scope, "order": position, "label": label_text, "numbers": list(label.numbers),
@@ -93,7 +93,7 @@ class _Builder:
     def _numbered(self, label: Label, figure: FigureElement) -> Label:
         """Give a figure that is only a panel ("(b)") the number of its group, or of the label before it."""
         scope = figure.place.scope
-        if label.panel:
+        if label.panel and not label.numbers:
             before = self.last_number.get(scope, Label())
             group = read_label(plain_text(_child(figure.group, "label"))) if figure.group is not None else Label()
             known = group if group.numbers else before
@@ -130,7 +130,8 @@ class _Builder:
         elif group is not None and group in self.group_rows and self.group_rows[group] != position:
             parents = (self.group_rows[group],)
         elif label.panel:
-            parents, _ = self.index.by_label(scope, label.series, label.numbers[0]) if label.numbers else ((), True)
+            found, _ = self.index.by_label(scope, label.series, label.numbers[0]) if label.numbers else ((), True)
+            parents = tuple(p for p in found if p not in self.index.own_panel)
         if parents and parents[0] != position:
             self.rows[position]["parent_fig"] = self.rows[parents[0]]["fig_key"]
 
@@ -232,6 +233,13 @@ def _own_terms(element: etree._Element, parts: list[etree._Element], caption: st
     return " ".join(permissions), ". ".join(filter(None, credits))
 
 
+def _without_gaps(letters: Iterable[str]) -> frozenset[str]:
+    """Return the panels that a caption must have which declares `letters`: those between them, too."""
+    declared = frozenset(letters)
+    plain = [letter for letter in declared if len(letter) == 1]
+    return declared | {chr(c) for c in range(ord(min(plain)), ord(max(plain)))} if plain else declared
+
+
 def _bold_spans(lines: list[Paragraph]) -> list[tuple[int, int]]:
     """Return the bold spans of caption paragraphs as offsets in the joined caption (its title stands first)."""
     ordered = [line for line in lines if line.tag == "title"][:1] + [line for line in lines if line.tag != "title"]
@@ -255,6 +263,7 @@ def _kind(figure: FigureElement, label: Label) -> str:
     if label.numbers and ("s" in label.numbers[0] or label.numbers[0].startswith("S")):
         return "supplement"
     if not label.series or label.series == FIG:
-        has_graphic = any(True for _ in figure.element.iter("{*}graphic"))
-        return "video" if not has_graphic and any(True for _ in figure.element.iter("{*}media")) else "figure"
+        if next(figure.element.iter("{*}graphic"), None) is not None:
+            return "figure"
+        return "figure" if next(figure.element.iter("{*}media"), None) is None else "video"
     return label.series

@@ -9,7 +9,7 @@ from typing import Any
 
 from lxml import etree
 
-from medloom.connectors.inline_text import NAMES, plain_text
+from medloom.connectors.inline_text import NAMES, plain_text, whole_text
 from medloom.connectors.jats_text import XLINK_HREF, XML_LANG
 from medloom.connectors.licences import Licence, read_licence
 from medloom.schemas.keys import sha256_hex, slug
@@ -32,6 +32,8 @@ _CASE_SECTION = re.compile(
 _CASE_SEC_TYPES = frozenset({"cases", "case-report", "case-presentation"})
 _WITHDRAWN_TITLE = re.compile(r"^\W*(?:RETRACTED|WITHDRAWN|Retracted|Withdrawn)(?: ARTICLE| Article)?\W*[:\]]")
 _WITHDRAWN_LINKS = frozenset({"retraction-forward", "retracted-by", "retraction", "withdrawal-forward"})
+_TAKES_BACK = frozenset({"retracted-article", "withdrawn-article"})
+_ID_IN_LINK = re.compile(r"(10\.\d{4,9}/\S+)|\b(PMC\d+)|^(\d{1,8})$", re.IGNORECASE)
 # Dates of release to an archive say nothing of when the article appeared.
 _DATE_ORDER = ("epub", "pub", "ppub", "epub-ppub", "collection", "")
 _MONTH_NAMES = "jan feb mar apr may jun jul aug sep oct nov dec"
@@ -62,6 +64,7 @@ class Front:
         lang: primary subtag, lower-case ("en").
         pub_date: "2021-05-03", "2021-05" or "2021".
         links: `related-article-type` of every related article.
+        retracts: ids of the articles that this notice takes back: DOI (lower-case), "PMC…" or PMID.
     """
 
     pmcid: str
@@ -77,6 +80,7 @@ class Front:
     subjects: tuple[str, ...]
     keywords: tuple[str, ...]
     links: tuple[str, ...]
+    retracts: tuple[str, ...]
     licence: Licence
 
     def article_key(self, source: str) -> str:
@@ -101,7 +105,7 @@ class Front:
 def read_front(article: etree._Element) -> Front:
     """Return what the front matter of `article` states."""
     meta, journal = front_of(article)
-    ids = {e.get("pub-id-type", ""): _text(e).strip() for e in _all(meta, "article-id")}
+    ids = {e.get("pub-id-type", ""): whole_text(e).strip() for e in _all(meta, "article-id")}
     pmcid, version = _pmc(ids, meta)
     return Front(
         pmcid=pmcid, version=version, doi=ids.get("doi", ""), pmid=ids.get("pmid", ""),
@@ -113,8 +117,18 @@ def read_front(article: etree._Element) -> Front:
         authors=tuple(_authors(meta)), subjects=tuple(map(plain_text, _all(meta, "subject"))),
         keywords=tuple(map(plain_text, _all(meta, "kwd"))),
         links=tuple(e.get("related-article-type") or "" for e in _all(meta, "related-article")),
+        retracts=tuple(filter(None, map(_retracted_id, _all(meta, "related-article")))),
         licence=_licence(meta),
     )  # fmt: skip
+
+
+def _retracted_id(related: etree._Element) -> str:
+    """Return the id of the article that a notice takes back, "" where the link says something else."""
+    if (related.get("related-article-type") or "").lower().replace(" ", "-") not in _TAKES_BACK:
+        return ""
+    said = (related.get(XLINK_HREF) or whole_text(related)).strip()
+    match = _ID_IN_LINK.search(said)
+    return next(filter(None, match.groups()), "").rstrip(".").lower().replace("pmc", "PMC") if match else ""
 
 
 def article_row(
@@ -132,6 +146,7 @@ def article_row(
         "is_case_report": bool(rules), "case_rules": rules, "n_figs": n_figs, "source": source.name,
         "source_md5": hashlib.md5(source.data, usedforsecurity=False).hexdigest(),
         "source_digest": sha256_hex(source.data), "source_bytes": len(source.data), "parser_version": parser,
+        "retracts": list(front.retracts),
     }  # fmt: skip
 
 
@@ -154,16 +169,12 @@ def case_rules(front: Front, sections: Iterable[dict[str, Any]]) -> list[str]:
     return [rule for rule, fires in fired.items() if fires]
 
 
-def _text(element: etree._Element) -> str:
-    return "".join(map(str, element.itertext()))
-
-
 def _all(element: etree._Element | None, *names: str) -> Iterator[etree._Element]:
     return iter(()) if element is None else element.iter(*(f"{{*}}{name}" for name in names))
 
 
 def _pmc(ids: dict[str, str], meta: etree._Element | None) -> tuple[str, int]:
-    found = [m for m in (_PMCID.match(ids.get(kind, "")) for kind in _PMC_TYPES) if m]
+    found = [m for kind in _PMC_TYPES if kind in ids and (m := _PMCID.match(ids[kind]))]
     if not found:
         return "", 1
     stated = [m[2] for m in found if m[2]]
@@ -181,7 +192,7 @@ def _pub_date(dates: Iterable[etree._Element]) -> str:
 
 
 def _date(element: etree._Element) -> str:
-    parts = {NAMES[child.tag]: _text(child).strip() for child in element}
+    parts = {NAMES[child.tag]: whole_text(child).strip() for child in element}
     year, month, day = parts.get("year", ""), parts.get("month", ""), parts.get("day", "")
     number = int(month) if month.isdigit() else _MONTHS.get(month[:3].lower(), 0)
     if not re.fullmatch(r"\d{4}", year):
@@ -209,7 +220,7 @@ def _licence(meta: etree._Element | None) -> Licence:
         next((child for child in meta if NAMES[child.tag] == "permissions"), None) if meta is not None else None
     )
     licences = list(_all(permissions, "license"))
-    text = " ".join(" ".join(_text(p).split()) for p in _all(permissions, "license-p", "p"))
+    text = " ".join(" ".join(whole_text(p).split()) for p in _all(permissions, "license-p", "p"))
     if not text:  # old articles say it in the statement of copyright
         text = " ".join(plain_text(e) for e in [*licences, *_all(meta, "copyright-statement")]).strip()
     refs = list(_all(permissions, "license_ref"))

@@ -5,13 +5,16 @@ figures, tables, formulas, footnotes and lists are left out, the text after them
 paragraphs of their own. White space is collapsed before offsets are taken, so every offset counts in `text`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from lxml import etree
 
 from medloom.connectors.inline_text import (
     DROPPED,
+    KEPT_XREF,
     NAMES,
     collapse,
     collapse_marked,
@@ -34,9 +37,10 @@ _SKIPPED = DROPPED | names(
     "issue-title fpage lpage elocation-id self-uri kwd-group funding-group counts custom-meta-group custom-meta "
     "article-id article-categories title-group related-article related-object pub-history conference product ref "
     "label alternatives sec-meta article-version article-version-alternatives subj-group supplement "
-    "issue-id issue-part issue-sponsor page-range isbn ext-link uri date colgroup col"
+    "issue-id issue-part issue-sponsor page-range isbn ext-link uri date colgroup col #entity"
 )
 _NARRATIVE = names("body abstract back front sub-article")
+_ASKED = names("question answer explanation")
 _ALL_TEXT = etree.XPath("string()")
 
 
@@ -45,8 +49,8 @@ class Place(NamedTuple):
 
     Attributes:
         scope: the article or one of its sub-articles.
-        where: "body", "abstract", "back", "front", "sub-article", or "caption", "table", "title", "footnote"
-            anywhere in them.
+        where: "body", "abstract", "back", "front", "sub-article", or "caption", "table", "title", "footnote",
+            "question", "answer", "explanation" anywhere in them.
         sec_id, path: the section and the titles that lead to it.
         sparse: only paragraphs that mention a figure are kept (table cells, titles).
     """
@@ -57,14 +61,18 @@ class Place(NamedTuple):
     path: tuple[str, ...] = ()
     sparse: bool = False
 
+    def at(self, where: str, *, sparse: bool = False) -> "Place":
+        """The same place as part of something else; what is sparse stays so."""
+        return Place(self.scope, where, self.sec_id, self.path, self.sparse or sparse)
 
-@dataclass
+
+@dataclass(slots=True)
 class Paragraph:
     """A paragraph's row with what the row does not hold: spans of cross-references and of bold text."""
 
     row: dict[str, Any]
-    references: list[CrossReference]
-    bold: list[tuple[int, int]]
+    references: Sequence[CrossReference]
+    bold: Sequence[tuple[int, int]]
     tag: str
     sparse: bool
 
@@ -123,9 +131,9 @@ class Walk:
             if name in _SCOPES:
                 inner.append(part)
             elif name in ("front", "front-stub"):
-                self._children(part, place._replace(where="front") if main else place)
+                self._children(part, place.at("front") if main else place)
             elif name in ("body", "back", "floats-group"):
-                self._children(part, place._replace(where="back") if main and name == "back" else place)
+                self._children(part, place.at("back") if main and name == "back" else place)
         if main:
             self.n_own_sections = len(self.sections)
         for part in inner:
@@ -159,27 +167,29 @@ class Walk:
         name = NAMES[element.tag]
         if name == "p":
             self._block(element, place, name)
-        elif name in _SKIPPED or name == "#entity":
+        elif name in _SKIPPED:
             return
         elif name in _SECTIONS:
             self._open_section(element, place, name)
         elif name == "title":
             where = "title" if place.where in _NARRATIVE else place.where
-            self._block(element, place._replace(where=where, sparse=True), name)
+            self._block(element, place.at(where, sparse=True), name)
         elif name == "fig":
             self._figure(FigureElement(element, place), [element])
         elif name == "fig-group":
             self._figure_group(element, place)
         elif name in ("table-wrap", "table", "array"):
-            self._table(element, place._replace(where="table"))
+            self._table(element, place.at("table"))
         elif name == "fn":
-            self._children(element, place._replace(where="footnote") if place.where != "table" else place)
+            self._children(element, place.at("footnote") if place.where != "table" else place)
+        elif name in _ASKED:
+            self._children(element, place.at(name))
         elif name == "ref-list":
             for child in element.iterchildren("{*}p", "{*}title", "{*}sec", "{*}ref-list"):
                 self._visit(child, place)
         elif name in ("supplementary-material", "media"):
             first = len(self.paragraphs)
-            self._children(element, place._replace(where="caption"))
+            self._children(element, place.at("caption"))
             self._beside.update(range(first, len(self.paragraphs)))
         elif element.text and not element.text.isspace():
             self._block(element, place, name)
@@ -187,32 +197,41 @@ class Walk:
             self._children(element, place)
 
     def _open_section(self, element: etree._Element, place: Place, name: str) -> None:
-        title = next((plain_text(child) for child in element if NAMES[child.tag] == "title"), "")
+        heading = next((child for child in element if NAMES[child.tag] == "title"), None)
+        title = plain_text(heading)
         if not title and name in ("abstract", "trans-abstract", "ack"):
             title = "Acknowledgements" if name == "ack" else "Abstract"
         path = (*place.path, title) if title else place.path
         sec_type = element.get("sec-type") or element.get("abstract-type") or ("" if name == "sec" else name)
         where = "abstract" if name.endswith("abstract") and place.where == "front" else place.where
         sec_id = self._section(element.get("id") or "", path, title, sec_type)
-        self._children(element, Place(place.scope, where, sec_id, path))
+        inner = Place(place.scope, where, sec_id, path)
+        for child in element:
+            if child is not heading or len(child) or has_figure_word(title):
+                self._visit(child, inner)
 
     def _table(self, element: etree._Element, place: Place) -> None:
         """Keep captions and notes; of cells only those that mention a figure."""
         for child in element:
             name = NAMES[child.tag]
             if name in ("tbody", "thead", "tfoot", "tr", "table", "alternatives"):
-                if _may_mention(child):
-                    for cell in child.iter("{*}td", "{*}th"):
-                        self._block(cell, place._replace(sparse=True), "td")
+                self._cells(child, place.at(place.where, sparse=True))
             elif name == "caption":
                 for part in child:
                     self._block(part, place, NAMES[part.tag])
             else:
                 self._visit(child, place)
 
+    def _cells(self, element: etree._Element, place: Place) -> None:
+        if not _may_mention(element):
+            return
+        for cell in element.iter("{*}td", "{*}th"):
+            if len(cell) or has_figure_word(cell.text or ""):
+                self._block(cell, place, "td")
+
     def _figure(self, figure: FigureElement, parts: list[etree._Element]) -> None:
         self.figures.append(figure)
-        place = figure.place._replace(where="caption")
+        place = figure.place.at("caption")
         for part in parts:
             first = len(self.paragraphs)
             for child in part:
@@ -240,23 +259,20 @@ class Walk:
 
     def _block(self, element: etree._Element, place: Place, tag: str) -> None:
         """Add the paragraph that `element` holds, then those embedded in it."""
-        pieces: list[str] = []
-        marks: list[tuple[str, str]] = []
+        references: Sequence[CrossReference] = ()
+        bold: Sequence[tuple[int, int]] = ()
         embedded: list[etree._Element] = []
-        collect(element, pieces, marks, embedded, place.where == "caption")
-        raw = "".join(pieces)
-        references: list[CrossReference] = []
-        bold: list[tuple[int, int]] = []
-        if marks:
-            text, spans = collapse_marked(raw)
-            for (kind, value), (start, end) in zip(marks, spans, strict=True):
-                if kind == "bold":
-                    bold.append((start, end))
-                else:
-                    references.append(CrossReference(start, end, tuple(value.split()), kind))
-            references.sort(key=lambda r: (r.start, r.end))
+        if len(element):
+            pieces: list[str] = []
+            marks: list[tuple[str, str]] = []
+            collect(element, pieces, marks, embedded, place.where == "caption")
+            if marks:
+                text, spans = collapse_marked("".join(pieces))
+                references, bold = _told_apart(marks, spans)
+            else:
+                text = collapse("".join(pieces))
         else:
-            text = collapse(raw)
+            text = collapse(element.text or "")
         if (text or references) and (not place.sparse or references or has_figure_word(text)):
             order = len(self.paragraphs)
             row = {
@@ -268,8 +284,22 @@ class Walk:
             self._visit(inner, place)
 
 
+def _told_apart(
+    marks: list[tuple[str, str]], spans: list[tuple[int, int]]
+) -> tuple[list[CrossReference], list[tuple[int, int]]]:
+    """Return the cross-references by their start, and the bold spans."""
+    references, bold = [], []
+    for (kind, value), (start, end) in zip(marks, spans, strict=True):
+        if kind == "bold":
+            bold.append((start, end))
+        else:
+            references.append(CrossReference(start, end, tuple(value.split()), kind))
+    references.sort(key=itemgetter(0, 1))
+    return references, bold
+
+
 def _may_mention(element: etree._Element) -> bool:
-    if any(x.get("ref-type") == "fig" for x in element.iter("{*}xref")):
+    if any(x.get("ref-type") == "fig" for x in element.iter(KEPT_XREF)):
         return True
     return has_figure_word(str(_ALL_TEXT(element)))
 

@@ -5,7 +5,7 @@ Evidence is read strongest first: `ali:license_ref`, `license/@xlink:href`, link
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # From the most to the least restrictive: where evidence disagrees, the first of those found holds.
@@ -33,6 +33,12 @@ _CREATIVE = re.compile(
 _NC = re.compile(r"non[\s-]*commercial|n[ãa]o[\s-]*comercial|no[\s-]*comercial|\bby[\s-]nc\b", re.IGNORECASE)
 _ND = re.compile(r"no[\s-]*(?:deriv|modification)|sem[\s-]*deriva|sin[\s-]*deriva|\bnc-nd\b|\bby-nd\b", re.IGNORECASE)
 _SA = re.compile(r"share[\s-]*alike|compartil?h?\w*\s*igual|\bnc-sa\b|\bby-sa\b", re.IGNORECASE)
+# Each flag with stems of which one stands in all that its pattern finds.
+_FLAGS = (
+    ("nc", ("comercial", "commercial", "by-nc", "by nc"), _NC),
+    ("nd", ("deriv", "modification", "-nd"), _ND),
+    ("sa", ("alike", "igual", "-sa"), _SA),
+)
 _PUBLIC = re.compile(
     r"public domain (?:declaration|mark)|lies? in the public domain|is in the public domain|free of known copyright",
     re.IGNORECASE,
@@ -144,10 +150,28 @@ def words_evidence(text: str) -> list[Evidence]:
         return [_evidence("license_text", "public-domain" if "domain" in creative["what"].lower() else "cc0-1.0", None)]
     if short and short["code"].lower() in ("0", "zero"):
         return [_evidence("license_text", "cc0-1.0", None)]
-    flags = "nc" * bool(_NC.search(text)), "nd" * bool(_ND.search(text)), "sa" * bool(_SA.search(text))
+    lowered = text.lower()
+    flags = [flag for flag, stems, pattern in _FLAGS if any(map(lowered.__contains__, stems)) and pattern.search(text)]
     version = _VERSION.search(text)
     stated = short["version"] if short else None
     return [_evidence("license_text", _cc("by", flags), version[1] if version else stated)]
+
+
+def code_terms(code: str) -> str:
+    """Return the terms that a service's licence code stands for ("CC BY-NC-ND", "cc0", "TDM"), else "unknown"."""
+    code = code.strip()
+    if code.lower() == "tdm":
+        return "tdm"
+    match = _SHORT.fullmatch(code)
+    if not match:
+        return "public-domain" if code.lower().replace("-", " ") in ("public domain", "pd") else "unknown"
+    stated = match["code"].lower()
+    return "cc0-1.0" if stated in ("0", "zero") else _cc("by", re.split("[ -]", stated)[1:])
+
+
+def strictest(terms_ids: Iterable[str]) -> str:
+    """Return the terms that permit least among those that an article may have."""
+    return min(terms_ids, key=_STRICTEST.index)
 
 
 def figure_terms(permissions: str, caption: str) -> tuple[str, str]:
@@ -161,7 +185,7 @@ def figure_terms(permissions: str, caption: str) -> tuple[str, str]:
         caption: caption and attribution, white space collapsed.
     """
     lowered = caption.lower()
-    if not permissions and not any(stem in lowered for stem in _STEMS):
+    if not permissions and not any(map(lowered.__contains__, _STEMS)):
         return "", ""
     stated = _first_sentence_with(_THIRD_PARTY, caption)
     for statement in (permissions, stated, _first_sentence_with(_CREATIVE, caption)):

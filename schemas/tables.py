@@ -29,6 +29,7 @@ TABLES: dict[str, pa.Schema] = {
         ("licence_text", _s), ("licence_evidence", _s), ("licence_conflict", _b), ("terms_id", _s),
         ("attribution", _s), ("is_retracted", _b), ("is_case_report", _b), ("case_rules", _strings), ("n_figs", _i),
         ("source", _s), ("source_md5", _s), ("source_digest", _s), ("source_bytes", _l), ("parser_version", _s),
+        ("retracts", _strings),
     ]),
     "section": pa.schema([
         ("article_key", _s), ("sec_id", _s), ("path", _strings), ("title", _s), ("sec_type", _s), ("order", _i),

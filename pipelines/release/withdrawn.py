@@ -1,6 +1,6 @@
 """Units that must not be released: their source took them back, or has a newer version of the article."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -38,15 +38,23 @@ def withdrawn_units(builds: list[Build]) -> list[dict[str, str]]:
 
 
 def retracted_groups(builds: list[Build]) -> list[str]:
-    """Return the groups of articles that were retracted: every version of such an article leaves."""
-    found = set()
+    """Return the groups of articles that say that they were retracted, or of which a notice in these builds says so.
+
+    Every version of such an article leaves.
+    """
+    articles: list[dict[str, Any]] = []
+    groups: dict[str, str] = {}
     for build in builds:
-        articles = build.table("article", ["article_key", "is_retracted"]).to_pylist()
-        groups = dict(zip(*build.table("group", ["unit", "group"]).to_pydict().values(), strict=True))
-        found |= {
-            groups[row["article_key"]] for row in articles if row["is_retracted"] and row["article_key"] in groups
-        }
-    return sorted(found)
+        names = ["article_key", "pmcid", "pmid", "doi", "is_retracted", "retracts"]
+        articles += build.table("article", names).to_pylist()
+        groups |= dict(zip(*build.table("group", ["unit", "group"]).to_pydict().values(), strict=True))
+    taken_back = {name for row in articles for name in row["retracts"] or ()}
+    return sorted({
+        groups[row["article_key"]]
+        for row in articles
+        if row["article_key"] in groups
+        and (row["is_retracted"] or not taken_back.isdisjoint({row["pmcid"], row["pmid"], (row["doi"] or "").lower()}))
+    })  # fmt: skip
 
 
 def states_of_units(units: "DataFrame", examples: "DataFrame", media: "DataFrame") -> "DataFrame":

@@ -64,6 +64,22 @@ def test_white_space_is_collapsed_and_embedded_blocks_leave_their_tails() -> Non
     ]
 
 
+def test_text_that_begins_with_markup_is_kept_whole() -> None:
+    items = "<def-item><term><italic>w</italic>HR<sup>2</sup></term><def><p>Wing heart.</p></def></def-item>"
+    rows = parse_article(article(f"<p>Terms <def-list>{items}</def-list></p>"), source="a")
+    assert [p["text"] for p in rows["paragraph"]] == ["Terms", "wHR2", "Wing heart."]
+
+
+def test_references_are_no_text_and_markup_around_a_mention_is_read_through() -> None:
+    cited = '<italic>See <sup><xref ref-type="bibr" rid="r1">7</xref></sup> (<xref ref-type="fig" rid="f1">Fig.'
+    body = f"<p>{cited} <bold>1</bold></xref></italic><sub>B</sub>) and more.</p>" + figure("f1", "Fig. 1")
+    back = "<back><ref-list><title>Fig. refs</title><p>See Fig. 1.</p><ref id='r1'><note><p>Fig. 1 x</p></note></ref>"
+    rows = parse_article(article(body, back=f"{back}tail</ref-list></back>"), source="a")
+    texts = [p["text"] for p in rows["paragraph"]]
+    assert texts == ["See 7 (Fig. 1B) and more.", "Caption.", "See Fig. 1."]
+    assert [(m["text"], list(m["panels"].values())) for m in rows["mention"]] == [("Fig. 1B", [["B"]]), ("Fig. 1", [])]
+
+
 def test_a_formula_is_read_once() -> None:
     formula = (
         "<inline-formula><alternatives><tex-math>\\begin{document}$x$\\end{document}</tex-math>"
@@ -293,23 +309,6 @@ def test_front_matter() -> None:
         "license_href",
     )
     assert row["terms_id"] in TERMS
-
-
-@pytest.mark.parametrize(
-    ("title", "link", "retracted"),
-    [
-        ("RETRACTED: A study", "", True),
-        ("Retraction: a study", "retracted-article", False),
-        ("A study", "retraction-forward", True),
-        ("Patients withdrawn from care", "", False),
-    ],
-)
-def test_retracted_articles_are_told_from_notices(title: str, link: str, retracted: bool) -> None:
-    meta = (
-        f"{PMCID}<title-group><article-title>{title}</article-title>"
-        f'</title-group><related-article related-article-type="{link}"/>'
-    )
-    assert parse_article(article("<p>x</p>", meta=meta), source="a")["article"][0]["is_retracted"] is retracted
 
 
 def test_a_retraction_notice_means_the_figures_of_another_article() -> None:

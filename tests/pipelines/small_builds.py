@@ -35,6 +35,7 @@ class Paper:
     terms_id: str = "cc-by"
     labels: Sequence[str] = ()
     is_retracted: bool = False
+    retracts: Sequence[str] = ()
     shard: int = 0
     text: str = "A mass."
     refused: Sequence[str] = ()
@@ -182,6 +183,7 @@ def _tables(store: Store, papers: Sequence[Paper]) -> None:
             "article_key": paper.unit, "pmcid": paper.pmcid, "version": paper.version,
             "title": f"On {paper.unit}", "licence_code": paper.terms_id,
             "terms_id": paper.terms_id, "attribution": "A. Author", "is_retracted": paper.is_retracted,
+            "retracts": list(paper.retracts),
             "licence_conflict": False, "is_case_report": False, "source": "papers",
             "source_digest": sha256_hex(paper.unit), "n_figs": len(paper.keys),
         })  # fmt: skip

@@ -219,6 +219,16 @@ def test_a_newer_version_in_another_build_supersedes(tmp_path):
     assert live(release(a.url, b.url, to=str(tmp_path / "rel"))) == ["pmc1-2-f1"]
 
 
+def test_a_notice_takes_back_the_article_that_it_names(tmp_path):
+    made = small_build(
+        tmp_path / "out",
+        Paper("pmc1-1", group="pmc1", pmcid="PMC1", pixels=(1,)),
+        Paper("pmc2-1", group="pmc2", pmcid="PMC2", pixels=(2,)),
+        Paper("pmc3-1", group="pmc3", pmcid="PMC3", pixels=(3,), retracts=["PMC2"]),
+    )  # fmt: skip
+    assert live(release(made.url, to=str(tmp_path / "rel"))) == ["pmc1-1-f1", "pmc3-1-f1"]
+
+
 def test_what_has_gone_takes_nobodys_place(tmp_path):
     """The figure of a retracted or withdrawn article does not keep its copy elsewhere out of a release."""
     made = small_build(
