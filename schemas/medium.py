@@ -71,6 +71,7 @@ class Medium:
         measured: measured values by name; every medium of a layout has the same names.
         pixel_digest: sha256 of decoded pixels in canonical orientation, by which exact duplicates are found.
         phash: perceptual hash of a picture, by which near-duplicates are found; "" for a volume.
+        declared: panels that its caption declares, in order: letters, or words of place ("left"); () for none.
         panels: boxes of a compound figure's panels; () when it is one picture or was left whole.
     """
 
@@ -89,6 +90,7 @@ class Medium:
     measured: dict[str, float] = field(default_factory=dict)
     pixel_digest: str = ""
     phash: str = ""
+    declared: tuple[str, ...] = ()
     panels: tuple[PanelBox, ...] = ()
 
     @property

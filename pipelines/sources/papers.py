@@ -20,12 +20,14 @@ class Papers:
         root: folder by path or fsspec URL: `*.xml` or `*.nxml` anywhere in it, figure files beside them or in a folder
             named after the article's file. It decides no byte, so it is in no fingerprint.
         modalities: what is known of figure files beforehand, as (name of the file, modality); others are "figure".
+        case_reports_only: whether figures of articles that no rule calls a case report are refused.
         version: changes when equal files would give other media.
     """
 
     name: str
     root: str = field(metadata={"decides": False})
     modalities: tuple[tuple[str, str], ...] = ()
+    case_reports_only: bool = False
     version: str = "1"
 
     deidentify = "off"  # what is published names its authors by licence
@@ -50,6 +52,8 @@ class Papers:
 
     def _medium(self, work: UnitWork, figure: dict, media: dict, link: dict | None) -> Medium:
         article = work.rows["article"][0]
+        if self.case_reports_only and not article["is_case_report"]:
+            raise Refused("article.no_case_report", f"no rule calls {work.unit} a case report")
         terms_id = figure["terms_id"] or article["terms_id"]
         if TERMS[terms_id].llm_egress == "none":
             raise Refused("terms.third_party", f"figure {figure['label'] or media['key']} is reproduced by permission")
@@ -75,4 +79,5 @@ class Papers:
             content=picture,
             modality=dict(self.modalities).get(os.path.basename(link["url"]), "figure"),
             text=figure["caption"],
+            declared=tuple(dict.fromkeys(panel["letter"] for panel in figure["panels"] or ())),
         )
