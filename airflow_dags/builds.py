@@ -1,4 +1,4 @@
-"""The DAG that builds, gates and releases training data, and trains on it: every task is one medloom command.
+"""The DAG that fetches, builds, gates and releases training data, and trains on it: each task is one medloom command.
 
 Airflow's own environment needs neither medloom nor what it brings: MEDLOOM_COMMAND, set where the workers run, names
 the command line of another environment ("/srv/medloom/.venv/bin/medloom"); unset, it is this Python's.
@@ -15,7 +15,7 @@ from airflow.sdk import Param, chain, dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 WORTH_RETRYING = 75  # medloom's exit status for a fault that another run may not meet; 1 and 2 would only fail again
-STEPS = ("tables", "media", "examples", "gate", "release", "report", "train")
+STEPS = ("fetch", "tables", "media", "examples", "gate", "release", "report", "train")
 A_PLACE = {"type": "string", "minLength": 1, "pattern": "^[^-]"}  # a folder or URI, never read as an option
 
 
@@ -23,7 +23,9 @@ def command(step: str, params: dict[str, Any]) -> list[str]:
     """Return the command line of `step`; each value is one argument, no shell reads it."""
     start = shlex.split(os.environ.get("MEDLOOM_COMMAND") or shlex.join([sys.executable, "-m", "medloom"]))
     settings = [word for setting in params["settings"] for word in ("--set", setting)]
+    asked = [word for setting in params["fetch_settings"] for word in ("--set", setting)]
     arguments = {
+        "fetch": [params["fetch"], "--to", params["raw"], *asked],
         "tables": [params["recipe"], "--to", params["out"], *settings],
         "release": [params["out"], "--to", params["release"]],
         "train": [params["release"], "--to", params["run"], "--steps", str(params["train_steps"])],
@@ -36,6 +38,11 @@ def command(step: str, params: dict[str, Any]) -> list[str]:
     catchup=False,
     tags=["medloom"],
     params={
+        "fetch": Param("", type="string", pattern="^[a-z_]*$", description="service to fetch from first; empty: none"),
+        "raw": Param("raw", **A_PLACE, description="raw zone that fetch fills; a recipe reads it by source=…"),
+        "fetch_settings": Param(
+            [], type="array", items={"type": "string", "pattern": "^[a-z_]+="}, description="name=value, of the service"
+        ),
         "recipe": Param("demo", **A_PLACE, description="name of a recipe, or path of a recipe's file"),
         "out": Param("out/airflow", **A_PLACE, description="where the build goes; build again into it to add units"),
         "release": Param(
@@ -47,13 +54,15 @@ def command(step: str, params: dict[str, Any]) -> list[str]:
     },
 )
 def medloom_build() -> None:
-    """Tables, media, examples, gate, release, report, then `train_steps` of training."""
+    """Fetch if a service is named, tables, media, examples, gate, release, report, then `train_steps` of training."""
 
     @task(retries=4, retry_delay=timedelta(minutes=1), retry_exponential_backoff=2, max_retry_delay=timedelta(hours=1))
     def run(step: str, params: dict[str, Any] | None = None) -> None:
         values = dict(params or {})
         if step == "train" and not values["train_steps"]:
             raise AirflowSkipException("train_steps is 0")
+        if step == "fetch" and not values["fetch"]:
+            raise AirflowSkipException("no service is named")
         words = command(step, values)
         print(shlex.join(words), flush=True)
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -68,7 +77,9 @@ def medloom_build() -> None:
         if process.returncode != 0:
             raise AirflowFailException(f"medloom {step} ended with {process.returncode}; its last lines say why")
 
-    chain(*[run.override(task_id=step)(step) for step in STEPS])
+    # A fetch that was skipped is no failure: what is at the source already is built.
+    rules = {"tables": "none_failed"}
+    chain(*[run.override(task_id=step, trigger_rule=rules.get(step, "all_success"))(step) for step in STEPS])
 
 
 medloom_build()

@@ -1,24 +1,22 @@
 """The commands of a data engineer and a curator: recipes, steps, releases, and looking into what was made."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medloom.pipelines import estimating, fetching
+from medloom.pipelines.options import Json, Set, answer, parse_settings, print_json, print_parameters, print_table
 from medloom.schemas.errors import ConfigError, GateError
 
 Out = Annotated[str, typer.Argument(help="Folder or URL of the build.")]
 To = Annotated[str, typer.Option("--to", help="Folder or URL of the build to make or go on with.")]
 RecipeName = Annotated[str, typer.Argument(help="Name of a recipe (see `medloom recipes`) or path of a .py file.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, a parameter of the recipe; may be repeated.")]
 SparkMaster = Annotated[str, typer.Option(help="Spark master; local[*] starts Spark in this process.")]
 RayAddress = Annotated[str, typer.Option(help="Ray cluster; `local` starts Ray here, `none` runs in this process.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, and nothing else, on standard output.")]
 RebuildAll = Annotated[bool, typer.Option("--rebuild", help="Build shards of another fingerprint again.")]
 Adopt = Annotated[str, typer.Option(help="Keep finished shards of this fingerprint, although the recipe has another.")]
 Except = Annotated[list[str] | None, typer.Option("--except", help="With --adopt: build this shard again; repeatable.")]
@@ -26,6 +24,8 @@ Because = Annotated[str, typer.Option(help="With --adopt: why; kept in the build
 
 EXAMPLES = {  # shown below a command's options
     "recipes": ("medloom recipes",),
+    "fetch": fetching.EXAMPLES,
+    "estimate": estimating.EXAMPLES,
     "build": (
         "medloom build demo --to out/demo",
         "medloom build pmc_inline --to out/papers --set source=papers/",
@@ -54,7 +54,10 @@ EXAMPLES = {  # shown below a command's options
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the root command line, in the order in which they are used."""
-    for command in (recipes, build, tables, media, examples, gate, release, publish, inspect, lint, show, report):
+    for command in (
+        recipes, estimating.estimate, fetching.fetch, build, tables, media, examples, gate, release, publish, inspect,
+        lint, show, report,
+    ):  # fmt: skip
         app.command(epilog="\n\n".join(("Examples:", *EXAMPLES[command.__name__])))(command)
 
 
@@ -62,24 +65,7 @@ def recipes(as_json: Json = False) -> None:
     """List the recipes, and for each the parameters that --set can fill."""
     from medloom.pipelines.recipe import describe, recipe_names
 
-    found = {name: describe(name) for name in recipe_names()}
-    if as_json:
-        _print_json({name: {"about": about, "parameters": parameters} for name, (about, parameters) in found.items()})
-        return
-    for name, (about, parameters) in found.items():
-        print(f"{name}: {about}")
-        wide = max(map(len, parameters), default=0)
-        for parameter, kind in parameters.items():
-            print(f"    {parameter:{wide}}  {_plain_kind(kind)}")
-
-
-def _plain_kind(kind: str) -> str:
-    """Return a parameter's type and default as people say them: "on | off, default on"."""
-    type_, has_default, default = kind.partition(" = ")
-    if type_.startswith("typing.Literal["):
-        type_ = type_.removeprefix("typing.Literal[").removesuffix("]").replace("'", "").replace(", ", " | ")
-    default = default.strip("'") or '""'
-    return f"{type_}, default {default}" if has_default else f"{type_}, needed"
+    print_parameters({name: describe(name) for name in recipe_names()}, as_json=as_json)
 
 
 def build(
@@ -106,7 +92,7 @@ def build(
         step = _step(to, tell, settings, spark_master, ray_address, rebuild, adopt, excepted, because)
         made = whole.build(step, recipe)
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         print(told(made))
 
@@ -163,11 +149,11 @@ def gate(out: Out, as_json: Json = False) -> None:
             steps.gate(_step(out, tell, None))
         except GateError:
             if as_json:
-                _print_json(steps.read_gate(Build(out)))
+                print_json(steps.read_gate(Build(out)))
             raise
     result = steps.read_gate(Build(out)) or {}
     line = f"{out}: the gate is open, {len(result['rows'])} expectations hold"
-    _answer(result, line, as_json=as_json)
+    answer(result, line, as_json=as_json)
 
 
 def release(
@@ -181,6 +167,7 @@ def release(
     commercial: Annotated[bool, typer.Option(help="Withhold what must not be used commercially.")] = False,
     checks: Annotated[bool, typer.Option(help="Withhold what fails a soft check.")] = True,
     duplicates: Annotated[bool, typer.Option(help="Withhold images that the release holds twice.")] = True,
+    near: Annotated[bool, typer.Option(help="Withhold near-duplicates of what another article holds.")] = True,
     spark_master: SparkMaster = "local[*]",
     as_json: Json = False,
 ) -> None:
@@ -198,18 +185,18 @@ def release(
     said = {"withheld": withhold or [], "withdrawn": withdraw or [], "live": lift or []}
     if any(said.values()):
         parts = [job.overlay(where, who, state=s, reason=reason, by=by) for s, who in said.items() if who]
-        _answer({"overlay": parts}, f"{where}: wrote {', '.join(parts)}", as_json=as_json)
+        answer({"overlay": parts}, f"{where}: wrote {', '.join(parts)}", as_json=as_json)
         return
     if not builds:
         raise ConfigError("name the builds of the release, such as `medloom release out/demo`")
-    policy = Policy(commercial=commercial, checks=checks, duplicates=duplicates)
+    policy = Policy(commercial, checks, duplicates, near)
     made = job.make_release(builds, where, policy=policy, master=spark_master)
     counts = made.facts["counts"]
     line = (
         f"release {made.number} at {made.url}: {amount(counts['rows'], 'example')}, live: {listed(counts['live'])}\n"
         f"withheld by policy: {listed(counts['withheld'], none='nothing')}"
     )
-    _answer({"url": made.url, **made.facts}, line, as_json=as_json)
+    answer({"url": made.url, **made.facts}, line, as_json=as_json)
     job.must_be_live(made)
 
 
@@ -236,7 +223,7 @@ def publish(
         f"media kept back: {listed(done.media_kept_back, none='none')}\n"
         f"examples kept back: {listed(done.examples_kept_back, none='none')}"
     )
-    _answer(asdict(done), line, as_json=as_json)
+    answer(asdict(done), line, as_json=as_json)
 
 
 def inspect(
@@ -248,7 +235,7 @@ def inspect(
 
     rows = run(str(path))
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     root = path if path.is_dir() else path.parent
     table = Table("files", "kind", "shape (Z, Y, X)", "spacing mm", "axes", "verdict")
@@ -259,7 +246,7 @@ def inspect(
         file = f"{Path(row['file']).relative_to(root)}{more} {row['part']}".strip()
         cells = (file, kind, shape, spacing, row["axes"], row["verdict"])
         table.add_row(*map(Text, cells))
-    _print_table(table)
+    print_table(table)
     good = sum(row["verdict"].startswith("ok") for row in rows)
     print(f"{path}: {good} would be built, {len(rows) - good} refused")
 
@@ -274,7 +261,7 @@ def lint(out: Out, as_json: Json = False) -> None:
     build = Build(out).must_exist()
     found = run(build, release=find_release(build.url))
     if as_json:
-        _print_json([asdict(finding) for finding in found])
+        print_json([asdict(finding) for finding in found])
     for finding in [] if as_json else found:
         print(f"{finding.path}: {finding.what}: found {finding.found}; {finding.mend}")
     if found:
@@ -294,7 +281,7 @@ def show(
     from medloom.schemas.build import Build
 
     facts = run(Build(out).must_exist(), name)
-    _answer(facts, told(facts), as_json=as_json)
+    answer(facts, told(facts), as_json=as_json)
 
 
 def report(
@@ -306,7 +293,7 @@ def report(
     from medloom.pipelines.report import told, write
 
     written = write(out, run=run)
-    _answer(written, told(written), as_json=as_json)
+    answer(written, told(written), as_json=as_json)
 
 
 def _step(
@@ -320,7 +307,7 @@ def _step(
     excepted: list[str] | None = None,
     because: str = "",
 ) -> Any:
-    from medloom.pipelines.media import Rebuild
+    from medloom.pipelines.adoption import Rebuild
     from medloom.pipelines.steps import Step, Where
 
     where = Where(spark_master, ray_address)
@@ -328,45 +315,10 @@ def _step(
     return Step(out, tell, where, parse_settings(settings or []), again)
 
 
-def parse_settings(settings: list[str]) -> dict[str, str]:
-    """Return {name: value} of `NAME=VALUE` texts.
-
-    Raises:
-        ConfigError: one of them has no `=`.
-    """
-    for text in settings:
-        if "=" not in text:
-            raise ConfigError(f"--set {text} is not NAME=VALUE")
-    return dict(text.split("=", 1) for text in settings)
-
-
 def _print_counts(manifest: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        _print_json({"manifest": manifest["number"], "recipe": manifest["recipe"], "counts": manifest["counts"]})
+        print_json({"manifest": manifest["number"], "recipe": manifest["recipe"], "counts": manifest["counts"]})
         return
     from medloom.pipelines.report import counted
 
     print(f"manifest {manifest['number']}: {counted(manifest['counts'])}")
-
-
-def _print_table(table: Table) -> None:
-    """Print a table that fits a terminal by folding, and in a pipe has a line per row, however long."""
-    table.box, table.pad_edge = None, False
-    if Console().is_terminal:
-        Console(highlight=False).print(table)
-        return
-    wide = Console(width=10_000, highlight=False, color_system=None)
-    with wide.capture() as capture:
-        wide.print(table)
-    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
-
-
-def _answer(value: Any, line: str, *, as_json: bool) -> None:
-    if as_json:
-        _print_json(value)
-    else:
-        print(line)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=str))

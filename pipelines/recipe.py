@@ -140,21 +140,21 @@ def _absolute(location: str) -> str:
     return os.path.abspath(location) if os.path.exists(location) else location
 
 
-def fill(function: Callable[..., Recipe], settings: dict[str, str], *, where: str) -> dict[str, Any]:
-    """Return the keyword arguments of a recipe function from text values, by its annotations."""
+def fill(function: Callable[..., Any], settings: dict[str, str], *, where: str, what: str = "recipe") -> dict[str, Any]:
+    """Return the keyword arguments of a recipe function, or of what else --set fills, from text, by its annotations."""
     signature, hints = inspect.signature(function).parameters, get_type_hints(function)
     unknown = sorted(set(settings) - set(signature))
     if unknown:
         raise ConfigError(
-            f"recipe {where} has no parameter {', '.join(map(repr, unknown))}; it knows "
+            f"{what} {where} has no parameter {', '.join(map(repr, unknown))}; it knows "
             + ", ".join(f"{n} ({_shown(hints[n])})" for n in signature)
         )
     missing = [n for n, p in signature.items() if p.default is inspect.Parameter.empty and n not in settings]
     if missing:
-        raise ConfigError(f"recipe {where} needs " + " ".join(f"--set {n}=…" for n in missing))
+        raise ConfigError(f"{what} {where} needs " + " ".join(f"--set {n}=…" for n in missing))
     filled = {n: p.default for n, p in signature.items() if p.default is not inspect.Parameter.empty}
     for name, text in settings.items():
-        filled[name] = _value(text, hints[name], f"recipe {where}: --set {name}={text}")
+        filled[name] = _value(text, hints[name], f"{what} {where}: --set {name}={text}")
     return filled
 
 
@@ -186,12 +186,16 @@ def recipe_names() -> list[str]:
 def describe(name: str) -> tuple[str, dict[str, str]]:
     """Return the first line of a recipe's docstring and its parameters as "type = default"."""
     function = _module(name).recipe
+    return (inspect.getdoc(function) or "").partition("\n")[0], parameters_of(function)
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, str]:
+    """Return the parameters that --set can fill, each as "type = default"."""
     hints = get_type_hints(function)
-    parameters = {
+    return {
         n: _shown(hints[n]) + ("" if p.default is inspect.Parameter.empty else f" = {p.default!r}")
         for n, p in inspect.signature(function).parameters.items()
     }
-    return (inspect.getdoc(function) or "").partition("\n")[0], parameters
 
 
 def _module(where: str) -> ModuleType:

@@ -97,6 +97,6 @@ def _rensa() -> Any:
     except ImportError:
         raise ConfigError(
             "near-duplicate texts are found with rensa, which is not installed: pip install 'medloom[spark]', or "
-            "release with --no-near-duplicates"
+            "release with --no-near"
         ) from None
     return rensa

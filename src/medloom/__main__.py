@@ -15,6 +15,7 @@ import typer
 from medloom import __version__
 from medloom.model.cli import register as register_model
 from medloom.pipelines.cli import register as register_pipelines
+from medloom.pipelines.cli_forms import register as register_forms
 from medloom.schemas.errors import MedloomError, Refused
 
 USAGE, BUG, RETRY, INTERRUPTED = 2, 70, 75, 130
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 _shown = {"traceback": False}
 register_pipelines(app)
+register_forms(app)
 register_model(app)
 
 

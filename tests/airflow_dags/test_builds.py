@@ -11,7 +11,7 @@ import pytest
 from tests.demo import small_source
 
 DAGS = Path(__file__).resolve().parents[2] / "airflow_dags"
-STEPS = ["tables", "media", "examples", "gate", "release", "report", "train"]
+STEPS = ["fetch", "tables", "media", "examples", "gate", "release", "report", "train"]
 
 # Plays the command line: notes its arguments, ends a step's first, second, … call with the statuses asked for, then 0.
 COMMAND = """
@@ -91,11 +91,12 @@ def test_the_dag_loads_and_chains_the_steps(tmp_path):
 def test_parameters_become_arguments_and_nothing_is_read_by_a_shell(tmp_path):
     conf = {
         "recipe": "scans", "out": "a b; touch x", "release": "rel", "run": "run", "settings": ["a=/d $HOME", "n=2"],
-        "train_steps": 3,
+        "train_steps": 3, "fetch": "pmc", "raw": "raw; zone", "fetch_settings": ["ids=PMC1,PMC2"],
     }  # fmt: skip
     result, calls, log = played(tmp_path, conf)
     assert result["state"] == "success"
     assert calls == [
+        ["fetch", "pmc", "--to", "raw; zone", "--set", "ids=PMC1,PMC2"],
         ["tables", "scans", "--to", "a b; touch x", "--set", "a=/d $HOME", "--set", "n=2"],
         *([step, "a b; touch x"] for step in ("media", "examples", "gate")),
         ["release", "a b; touch x", "--to", "rel"],
@@ -115,10 +116,11 @@ def test_a_failed_gate_stops_the_run_without_a_retry(tmp_path):
 
 
 @pytest.mark.slow
-def test_status_75_is_retried_and_training_is_skipped_when_no_steps_are_asked_for(tmp_path):
+def test_status_75_is_retried_and_what_is_not_asked_for_is_skipped(tmp_path):
     result, calls, _ = played(tmp_path, {"train_steps": 0}, media=[75, 75])
     assert result["state"] == "success"
-    assert [call[0] for call in calls] == ["tables", "media", "media", "media", *STEPS[2:-1]]
+    assert [call[0] for call in calls] == ["tables", "media", "media", "media", *STEPS[3:-1]]
+    assert result["tasks"]["fetch"][0] == "skipped"
     assert result["tasks"]["train"][0] == "skipped"
 
 

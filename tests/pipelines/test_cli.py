@@ -30,8 +30,8 @@ from medloom.schemas.store import Store
 FROZEN = Path(__file__).with_name("cli_options.json")
 HEAVY = ("torch", "ray", "pyspark", "transformers", "great_expectations", "pandas", "numpy", "pyarrow")
 COMMANDS = (
-    "recipes", "build", "tables", "media", "examples", "gate", "release", "publish", "inspect", "lint", "show",
-    "report", "train", "evaluate",
+    "recipes", "estimate", "fetch", "build", "tables", "media", "examples", "gate", "release", "publish", "inspect", "lint",
+    "show", "report", "export", "import", "train", "evaluate",
 )  # fmt: skip
 
 
@@ -121,7 +121,10 @@ def test_help_is_quick_and_loads_nothing_heavy():
         (("build", "demo"), "Missing option '--to'"),
         (("media", "OUT", "--nope"), "No such option"),
         (("--verbose",), "name a command"),
-        (("build", "nope", "--to", "OUT"), "there is no recipe 'nope'; known are demo, pmc_inline, scans"),
+        (
+            ("build", "nope", "--to", "OUT"),
+            "there is no recipe 'nope'; known are demo, pmc_captions, pmc_case_report, pmc_inline, scans",
+        ),
         (("build", "FILE.py", "--to", "OUT"), "no such file"),
         (("build", "scans", "--to", "OUT", "--set", "sourc=x"), "has no parameter 'sourc'; it knows source"),
         (("build", "scans", "--to", "OUT", "--set", "source"), "is not NAME=VALUE"),

@@ -14,6 +14,8 @@ from medloom.schemas.release import Release
 
 SETTINGS = {
     "demo": ["--set", "source={source}"],
+    "pmc_captions": ["--set", "source={source}/case_reports"],
+    "pmc_case_report": ["--set", "source={source}/case_reports"],
     "pmc_inline": ["--set", "source={source}/case_reports"],
     "scans": ["--set", "source={source}/scans", "--set", "deidentify=off", "--set", "terms=mit"],
 }

@@ -69,7 +69,7 @@ def test_keys_are_the_same_in_any_order_of_runs_and_in_any_run_of_the_program():
 
 def test_a_missing_library_is_said_with_what_to_install_or_leave_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "rensa", None)
-    with pytest.raises(ConfigError, match=r"medloom\[spark\].*--no-near-duplicates"):
+    with pytest.raises(ConfigError, match=r"medloom\[spark\].*--no-near"):
         must_be_installed()
 
 
