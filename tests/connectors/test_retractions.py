@@ -1,9 +1,9 @@
 """Retractions: an article that was taken back, told from the notice that takes it back and names it."""
 
 import pytest
-from tests.connectors.test_jats import PMCID, article
 
 from medloom.connectors.jats import parse_article
+from tests.connectors.test_jats import PMCID, article
 
 
 @pytest.mark.parametrize(

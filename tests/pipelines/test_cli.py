@@ -30,8 +30,8 @@ from medloom.schemas.store import Store
 FROZEN = Path(__file__).with_name("cli_options.json")
 HEAVY = ("torch", "ray", "pyspark", "transformers", "great_expectations", "pandas", "numpy", "pyarrow")
 COMMANDS = (
-    "recipes", "estimate", "fetch", "build", "tables", "media", "examples", "gate", "release", "publish", "inspect", "lint",
-    "show", "report", "export", "import", "train", "evaluate",
+    "recipes", "estimate", "fetch", "build", "tables", "media", "examples", "gate", "release", "publish", "inspect",
+    "lint", "show", "report", "export", "import", "train", "evaluate",
 )  # fmt: skip
 
 
