@@ -20,7 +20,7 @@ WHERE = ("media", "index", "ledger")
 def fixed(built: Built, tmp_path: Path) -> Built:
     """A copy of the build whose recipe has another version of a stage now."""
     copied = replace(
-        built.copied(tmp_path), recipe=sources.write_recipe(tmp_path / "both.py", stages='(Measure(version="2"),)')
+        built.copied(tmp_path), recipe=sources.write_recipe(tmp_path / "both.py", stages='(Measure(version="other"),)')
     )
     steps.tables(sources.step(copied.out, copied.source), copied.recipe)
     return copied

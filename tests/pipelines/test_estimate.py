@@ -11,7 +11,7 @@ from medloom.pipelines import estimate as estimates
 from medloom.pipelines.estimate import Corpus, Measured, estimate
 
 PER_ITEM = Measured(
-    "", parse_s=0.01, figure_s=0.1, examples_s=0.001, table_bytes=1e4, example_bytes=1e3, driver_bytes=200
+    "", parse_s=1e-7, figure_s=0.1, examples_s=1e-8, table_bytes=0.1, example_bytes=0.01, driver_bytes=200
 )
 
 
@@ -47,7 +47,7 @@ def test_the_command_measures_and_tells_all_of_it(
     measured = said["measured"]
     assert measured["sample"].startswith("3 articles")
     assert min(measured[name] for name in ("parse_s", "figure_s", "examples_s", "table_bytes", "example_bytes")) > 0
-    assert said["costs"][1]["hours"] == pytest.approx(1000 * measured["parse_s"] / 3600)
+    assert said["costs"][1]["hours"] == pytest.approx(1000 * 163_000 * measured["parse_s"] / 3600)
     assert main(arguments[:-1]) == 0
     assert "100 requests/s" in capsys.readouterr().out
 

@@ -57,7 +57,7 @@ def test_media_rebuilt_killed_and_run_again_give_the_same_manifest(small: Built,
 def test_a_rebuild_that_was_killed_goes_on_without_saying_rebuild_again(small: Built, tmp_path: Path):
     """Else tars of two fingerprints would stand under ledgers of the older one, ready to be adopted."""
     out = sources.copy(small.out, tmp_path / "out")
-    recipe = sources.write_recipe(tmp_path / "both.py", stages='(Measure(version="2"),)')
+    recipe = sources.write_recipe(tmp_path / "both.py", stages='(Measure(version="other"),)')
     steps.tables(sources.step(out, small.source, shard_bytes="6000"), recipe)
     fresh = sources.build(tmp_path / "fresh", recipe, small.source, shard_bytes="6000")
     stands = {path: path.stat().st_ino for path in (out / "media").iterdir()}
