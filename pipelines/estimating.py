@@ -1,5 +1,6 @@
 """The command `estimate`: what a recipe over all of PMC would cost, before anything is fetched."""
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Annotated
@@ -19,9 +20,7 @@ EXAMPLES = (
 def estimate(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe of papers, or path of a .py file.")],
     settings: Set = None,
-    sample: Annotated[
-        str, typer.Option(help="Folder of articles to measure on; the demo's case reports without.")
-    ] = "",
+    sample: Annotated[str, typer.Option(help="Folder of articles to measure on; the demo's without.")] = "",
     articles: Annotated[int, typer.Option(help="How many articles; 0: all of the open-access subset.", min=0)] = 0,
     cores: Annotated[int, typer.Option(help="Cores to reckon with; 0: those of this machine.", min=0)] = 0,
     as_json: Json = False,
@@ -30,10 +29,9 @@ def estimate(
     from dataclasses import replace
 
     from medloom.pipelines import estimate as run
-    from medloom.pipelines import recipes as bundled
     from medloom.pipelines.recipe import load_recipe
 
-    folder = Path(sample) if sample else Path(bundled.__path__[0]) / "demo_articles"
+    folder, what = _sample(sample)
     if not folder.is_dir():
         raise ConfigError(f"--sample {sample} is no folder of this machine")
     loaded = load_recipe(recipe, {"source": "not read", **parse_settings(settings or [])})
@@ -43,7 +41,7 @@ def estimate(
     corpus = replace(corpus, articles=articles or corpus.articles)
     used = cores or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     found = run.sample_articles(folder)
-    what = f"{len(found)} articles of {sample}" if sample else f"the demo's {len(found)} synthetic case reports"
+    what = f"{len(found)} {what}"
     measured = run.measure(loaded.recipe, found, sample=what)
     costs = run.estimate(corpus, measured, cores=used)
     if as_json:
@@ -58,3 +56,15 @@ def estimate(
     for cost in costs:
         table.add_row(cost.step, cost.work, f"{cost.hours:,.1f}" if cost.hours else "", cost.limited_by)
     print_table(table)
+
+
+def _sample(said: str) -> tuple[Path, str]:
+    """Return the folder of the articles to measure on, and what they are."""
+    if said:
+        return Path(said), f"articles of {said}"
+    from medloom.pipelines import recipes as bundled
+
+    package = importlib.util.find_spec("allofplos")
+    if package and package.submodule_search_locations:
+        return Path(package.submodule_search_locations[0]) / "starter_corpus", "articles of PLOS"
+    return Path(bundled.__path__[0]) / "demo_articles", "synthetic case reports, which are short"

@@ -18,6 +18,7 @@ from typing import Any
 
 import filelock
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from medloom.schemas.errors import FormatError, RetryLater, SourceError
 from medloom.schemas.keys import canonical_json, sha256_hex
@@ -94,7 +95,11 @@ class RawZone:
         raise RetryLater(f"the catalog of {self.url} changes while it is read; run the same command again")
 
     def _part(self, name: str, among: tuple[str, list[str]] | None) -> pa.Table:
-        table = self.store.read_table(f"{CATALOG}/{name}", among=among)
+        """Return a part's rows, out of bytes that are read at once: it may be replaced by another meanwhile."""
+        if among and not among[1]:
+            return RAW_OBJECT.empty_table()
+        file = pa.BufferReader(self.store.read(f"{CATALOG}/{name}"))
+        table = pq.read_table(file, filters=[(among[0], "in", among[1])] if among else None)
         return table.select(RAW_OBJECT.names).cast(RAW_OBJECT)
 
     def _parts(self) -> list[str]:
