@@ -1,6 +1,7 @@
 """Pictures: the picture files of a source, by the names under which articles may call them."""
 
 import re
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,12 +21,17 @@ class Pictures:
     """The picture files of a listing, found by the stem of their name."""
 
     def __init__(self, listing: pa.Table):
-        parts = pc.extract_regex(listing["url"], pattern=_NAME)
+        self._listing = listing
+
+    @cached_property
+    def _rows(self) -> pa.Table:
+        """The pictures' rows with the parts of their names; a source of scans never asks for them."""
+        parts = pc.extract_regex(self._listing["url"], pattern=_NAME)
         ending = pc.utf8_lower(pc.struct_field(parts, "ending"))
         form = pc.index_in(ending, pa.array(list(FORMS)))
         hidden = pc.starts_with(pc.struct_field(parts, "stem"), ".")
-        is_picture = pc.and_(pc.and_(pc.is_valid(form), pc.greater(listing["size"], 0)), pc.invert(hidden))
-        self._rows = listing.append_column("parts", parts).filter(is_picture)
+        is_picture = pc.and_(pc.and_(pc.is_valid(form), pc.greater(self._listing["size"], 0)), pc.invert(hidden))
+        return self._listing.append_column("parts", parts).filter(is_picture)
 
     @property
     def stems(self) -> set[str]:
