@@ -18,12 +18,14 @@ from medloom.schemas.ask import Ask
 from medloom.schemas.build import Build
 from medloom.schemas.errors import BugError, ConfigError, FormatError, MedloomError, Refusal
 from medloom.schemas.example import Example
-from medloom.schemas.medium import PanelBox
+from medloom.schemas.medium import PanelBox, Region
 from medloom.schemas.shard import ShardName
 from medloom.schemas.store import Store
 from medloom.schemas.tables import EXAMPLE, TABLES, measured_cell
+from medloom.schemas.volume import Label
 
 RESPONSES = "private/responses"
+SEEN_BY_TASKS = ("article", "section", "paragraph", "figure", "mention", "series", "finding")
 PICTURE_FIELDS = {"jpg": "jpg", "png": "png", "volume": "ct.b2nd", "volume-seg": "ct.b2nd"}
 
 
@@ -166,7 +168,10 @@ def example_row(example: Example) -> dict[str, Any]:
 def unit_views(build: Build, shard: ShardName, units: tuple[dict[str, Any], ...]) -> list[UnitView]:
     """Return what tasks see of the units of a shard, in the order of the plan."""
     names = [u["unit"] for u in units]
-    rows = {t: _grouped(build, t, names) for t in ("article", "section", "paragraph", "figure", "mention", "series")}
+    rows = {
+        t: _grouped(build, t, names)
+        for t in ("article", "section", "paragraph", "figure", "mention", "series", "finding")
+    }
     media = _media_views(build, shard, rows)
     there = rows["article"].keys() | rows["series"].keys()  # a unit whose object became unreadable has none
     return [_view(unit, rows, media.get(unit["unit"], {})) for unit in units if unit["unit"] in there]
@@ -191,6 +196,7 @@ def _view(
         figures=tuple(rows["figure"].get(name, [])),
         mentions=tuple(rows["mention"].get(name, [])),
         series=series,
+        findings=tuple(rows["finding"].get(name, [])),
         media=media,
     )
 
@@ -215,12 +221,23 @@ def _media_views(
             terms_id=row["terms_id"],
             text=captions.get(row["key"]) or texts.get(row["unit"], ""),
             panels=tuple(PanelBox(p["letter"], tuple(p["box"]), p["confidence"]) for p in row["panels"] or ()),
+            regions=tuple(_region(label) for label in row["labels"] or ()),
+            labelled=tuple(row["labelled"] or ()),
+            affine=tuple(row["affine"] or ()),
+            units=row["units"] or "",
+            face=row["face"] or "",
         )
     return views
 
 
+def _region(row: dict[str, Any]) -> Region:
+    label = Label(row["name"], row["side"], row["stated"])
+    z0, y0, x0, z1, y1, x1 = row["box"]
+    return Region(row["layer"], row["value"], label, row["voxels"], row["volume_ml"], (z0, y0, x0, z1, y1, x1))
+
+
 def _grouped(build: Build, table: str, units: list[str]) -> dict[str, list[dict[str, Any]]]:
-    column = "unit" if table == "series" else "article_key"
+    column = "unit" if table in ("series", "finding") else "article_key"
     found: dict[str, list[dict[str, Any]]] = {}
     for row in build.table(table, units=units).to_pylist():
         found.setdefault(row[column], []).append(row)

@@ -31,6 +31,7 @@ from medloom.schemas.tables import FORMAT_VERSION
 log = logging.getLogger(__name__)
 UNIT_TIMEOUT_S = 300.0
 SEEN = "private/seen"  # by shard: what the listings said of its units' objects when it was built
+DECIDING = ("article", "figure", "series", "finding")  # tables whose rows decide a unit's media
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -170,7 +171,8 @@ def _digest_now(recipe: Recipe, unit: dict[str, Any], rows: Rows, links: list[di
 def _unit_digest(rows: Rows, links: list[dict[str, Any]], digests: dict[str, str]) -> str:
     """Return what stands for all that decides a unit's media and words: its rows, and the bytes of its objects."""
     objects = sorted(f"{link['key']} {digests[link['url']]}" for link in links)
-    return digest_of([sha256_hex(canonical_json(rows)), *objects])
+    stated = {table: found for table, found in rows.items() if found or table != "finding"}  # older builds had none
+    return digest_of([sha256_hex(canonical_json(stated)), *objects])
 
 
 def build_shard(work: ShardWork) -> ShardDone:
@@ -245,9 +247,9 @@ def _guard() -> Guard:
 
 def unit_rows(build: Build, units: list[str]) -> dict[str, Rows]:
     """Return, by unit, its rows of the tables that decide its media."""
-    found: dict[str, Rows] = {unit: {table: [] for table in ("article", "figure", "series")} for unit in units}
-    for table in ("article", "figure", "series"):
-        column = "unit" if table == "series" else "article_key"
+    found: dict[str, Rows] = {unit: {table: [] for table in DECIDING} for unit in units}
+    for table in DECIDING:
+        column = "unit" if table in ("series", "finding") else "article_key"
         for row in build.table(table, units=units).to_pylist():
             found[row[column]][table].append(row)
     return found

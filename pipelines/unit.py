@@ -7,12 +7,14 @@ from typing import Any, Protocol
 from medloom.schemas.ask import Ask
 from medloom.schemas.errors import Refusal
 from medloom.schemas.example import Example
-from medloom.schemas.medium import PanelBox
+from medloom.schemas.medium import PanelBox, Region
 
 
 @dataclass(frozen=True)
 class MediumView:
-    """What the index says of one kept medium."""
+    """What the index says of one kept medium: of a volume with masks also its classes (`regions`), the names that were
+    labelled at all, and its affine, (x, y, z) to LPS mm, 16 numbers row by row.
+    """
 
     key: str
     layout: str
@@ -24,6 +26,11 @@ class MediumView:
     terms_id: str
     text: str = ""
     panels: tuple[PanelBox, ...] = ()
+    regions: tuple[Region, ...] = ()
+    labelled: tuple[str, ...] = ()
+    affine: tuple[float, ...] = ()
+    units: str = ""
+    face: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class UnitView:
         article: row of `article`, {} for a scan.
         sections, paragraphs, figures, mentions: rows in the order of the paper; () for a scan.
         series: row of `series`, {} for a paper.
+        findings: rows of `finding`: what the source's table says of the unit's images.
         media: kept media by key; a figure whose bytes were refused is not here.
     """
 
@@ -49,6 +57,7 @@ class UnitView:
     figures: tuple[dict[str, Any], ...] = ()
     mentions: tuple[dict[str, Any], ...] = ()
     series: dict[str, Any] = field(default_factory=dict)
+    findings: tuple[dict[str, Any], ...] = ()
     media: dict[str, MediumView] = field(default_factory=dict)
 
     def media_of(self, figure: dict[str, Any]) -> tuple[MediumView, ...]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medloom.schemas.origin import Origin
-from medloom.schemas.volume import Volume
+from medloom.schemas.volume import Label, Volume
 
 Layout = Literal["jpg", "png", "volume", "volume-seg"]
 LAYOUTS: dict[str, tuple[str, ...]] = {  # one field set per layout, members of a sample in this order
@@ -15,6 +15,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {  # one field set per layout, members of 
     "volume": ("json", "ct.b2nd", "thumb.jpg"),
     "volume-seg": ("json", "ct.b2nd", "seg.b2nd", "thumb.jpg"),
 }
+Face = Literal["", "none", "possible", "removed"]
 MODALITIES = ("CT", "MR", "PT", "US", "CR", "DX", "MG", "XA", "NM", "OT", "figure", "label")
 
 
@@ -53,6 +54,26 @@ class PanelBox:
     confidence: float
 
 
+@dataclass(frozen=True)
+class Region:
+    """One class of a medium's masks as stored, measured on the stored grid.
+
+    Attributes:
+        layer, value: where it stands in `seg.b2nd`.
+        label: what it is.
+        voxels: how many; 0 when the class was labelled and is not there.
+        volume_ml: voxels times the volume of one.
+        box: half-open voxel indices (z0, y0, x0, z1, y1, x1); six zeros when there is no voxel.
+    """
+
+    layer: int
+    value: int
+    label: Label
+    voxels: int
+    volume_ml: float
+    box: tuple[int, int, int, int, int, int]
+
+
 @dataclass(frozen=True, eq=False)
 class Medium:
     """One image or volume.
@@ -69,10 +90,14 @@ class Medium:
         text: the caption, or the scrubbed report.
         transforms: what was done to it, in order, with parameters ("resample(1.5,1.5,1.5)").
         measured: measured values by name; every medium of a layout has the same names.
-        pixel_digest: sha256 of decoded pixels in canonical orientation, by which exact duplicates are found.
+        pixel_digest: sha256 of stored pixels in canonical orientation, by which exact duplicates are found.
+        voxel_digest: sha256 of a volume's values as read, in canonical orientation and before any stage, by which the
+            same scan is found in two sets that store it on other grids or in other types; "" for a picture.
         phash: perceptual hash of a picture, by which near-duplicates are found; "" for a volume.
         declared: panels that its caption declares, in order: letters, or words of place ("left"); () for none.
         panels: boxes of a compound figure's panels; () when it is one picture or was left whole.
+        regions: the classes of `seg`, measured; () without masks, or before they were measured.
+        face: whether a face might be told from it: "possible" for a scan of a head, "removed", "none", "" not judged.
     """
 
     key: str
@@ -92,6 +117,9 @@ class Medium:
     phash: str = ""
     declared: tuple[str, ...] = ()
     panels: tuple[PanelBox, ...] = ()
+    regions: tuple[Region, ...] = ()
+    voxel_digest: str = ""
+    face: Face = ""
 
     @property
     def layout(self) -> Layout:
@@ -156,12 +184,22 @@ def json_facts(medium: Medium, split: str) -> dict[str, Any]:
         "shape": list(volume.shape), "dtype": volume.array.dtype.name, "units": volume.units,
         "spacing_mm": [float(s) for s in volume.spacing_mm], "orientation": volume.orientation,
         "affine": [[float(v) for v in row] for row in np.asarray(volume.affine)],
+        "voxel_digest": medium.voxel_digest, "face": medium.face,
     }  # fmt: skip
     if medium.seg:
-        table = [
-            {"layer": layer, "value": int(value), "name": name}
-            for layer, seg in enumerate(medium.seg)
-            for value, name in sorted(seg.labels.items())
-        ]
-        facts |= {"labels": table, "labelled": ", ".join(medium.labelled)}
+        facts |= {"labels": region_rows(medium), "labelled": ", ".join(medium.labelled)}
     return facts
+
+
+def region_rows(medium: Medium) -> list[dict[str, Any]]:
+    """Return the table of a medium's classes, as json and index hold it: layer, value, name, side, stated, voxels,
+    volume_ml, box. Classes that were not measured have 0 voxels.
+    """
+    measured = {(region.layer, region.value): region for region in medium.regions}
+    rows = []
+    for layer, seg in enumerate(medium.seg):
+        for value, label in sorted(seg.labels.items()):
+            region = measured.get((layer, value)) or Region(layer, value, label, 0, 0.0, (0,) * 6)
+            row = {"layer": layer, "value": int(value), "name": label.name, "side": label.side, "stated": label.stated}
+            rows.append(row | {"voxels": region.voxels, "volume_ml": region.volume_ml, "box": list(region.box)})
+    return rows

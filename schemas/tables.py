@@ -13,6 +13,10 @@ _strings = pa.list_(_s)
 PANEL_BOX = pa.struct([("letter", _s), ("box", pa.list_(_i)), ("confidence", _f)])
 PANEL = pa.struct([("letter", _s), ("start", _i), ("end", _i), ("text", _s)])
 FIGURE_MEDIA = pa.struct([("href", _s), ("key", _s), ("md5", _s), ("role", _s)])
+LABEL = pa.struct([
+    ("layer", _i), ("value", _i), ("name", _s), ("side", _s), ("stated", _s), ("voxels", _l), ("volume_ml", _f),
+    ("box", pa.list_(_i)),
+])  # fmt: skip
 PART = pa.struct([("text", _s), ("media", _s), ("box", pa.list_(_i))])
 TURN = pa.struct([("role", _s), ("parts", pa.list_(PART))])
 REGION = pa.struct([
@@ -56,6 +60,11 @@ TABLES: dict[str, pa.Schema] = {
         ("n_objects", _i), ("rows", _i), ("columns", _i), ("spacing_mm", pa.list_(_f)), ("text", _s), ("terms_id", _s),
         ("licence", _s), ("attribution", _s), ("key_id", _s), ("source_bytes", _l),
     ]),
+    # What a source's table of labels says of an image: presence is "present", "absent" or "uncertain"; box is half-open
+    # pixels (y0, x0, y1, x1) of the image as it lies at the source, [] for the whole image.
+    "finding": pa.schema([
+        ("unit", _s), ("name", _s), ("side", _s), ("presence", _s), ("stated", _s), ("box", pa.list_(_f)), ("by", _s),
+    ]),
     # Every unit of every source: its group and its split, recorded once.
     "group": pa.schema([("unit", _s), ("source", _s), ("group", _s), ("split", _s), ("split_by", _s)]),
     # What was refused while headers and papers were read; what a shard refused stands in its ledger.
@@ -81,6 +90,8 @@ INDEX = pa.schema([
     ("chunk_shape", pa.list_(_i)), ("block_shape", pa.list_(_i)), ("chunk_offsets", pa.list_(_l)),
     ("modality", _s), ("body_part", _s), ("plane", _s), ("source", _s), ("licence", _s), ("terms_id", _s),
     ("digest", _s), ("pixel_digest", _s), ("measured", MEASURED), ("phash", _s), ("panels", pa.list_(PANEL_BOX)),
+    ("labels", pa.list_(LABEL)), ("labelled", _strings), ("affine", pa.list_(_f)), ("units", _s), ("face", _s),
+    ("voxel_digest", _s),
 ])  # fmt: skip
 
 EXAMPLE = pa.schema([
@@ -101,8 +112,9 @@ RELEASE_ROW = pa.schema([
 STATE = pa.schema([("scope", _s), ("id", _s), ("state", _s), ("reason", _s), ("by", _s)])
 
 # One row per source object: which unit and medium it belongs to, and what the tokens stand for. Lives in OUT/private
-# only. `key` is the medium of a paper's figure file, "" for the object that makes the unit; a refused object has one
-# row too, so that it is not read again until it changes.
+# only. `key` is the medium of a paper's figure file, "" for the object that makes the unit, "mask", "seg" or "rtstruct"
+# for a label map, a DICOM SEG or an RTSTRUCT that belongs to it; a refused object has one row too, so that it is not
+# read again until it changes.
 LINK = pa.schema([
     ("unit", _s), ("key", _s), ("source", _s), ("url", _s), ("size", _l), ("mtime_ns", _l), ("etag", _s), ("order", _i),
     ("original_unit", _s), ("original_group", _s),

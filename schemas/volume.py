@@ -12,8 +12,24 @@ import numpy as np
 from medloom.schemas.errors import Refused
 
 Kind = Literal["intensity", "label"]
+Side = Literal["", "left", "right"]
 DTYPES = ("int16", "uint16", "uint8", "float32")
 MAX_VOXELS = 2**31  # 4 GiB of int16: above it a single array stops being one unit of work
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a value of a label map stands for.
+
+    Attributes:
+        name: of the class, in one vocabulary for all sources, without its side ("kidney").
+        side: the patient's, of a structure that occurs twice.
+        stated: the name as the source writes it ("kidney_left").
+    """
+
+    name: str
+    side: Side = ""
+    stated: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +41,14 @@ class Volume:
         affine: (4, 4) float64, voxel (x, y, z) to LPS mm at voxel centres; it may hold shear (a tilted stack).
         units: what a value of 1 means: "HU", "label", "arbitrary", or a UCUM code.
         kind: "intensity", or "label" when values are classes and must not be averaged.
-        labels: class value to name, for `kind="label"`.
+        labels: what each value stands for, of `kind="label"`; 0 is background.
     """
 
     array: np.ndarray
     affine: np.ndarray
     units: str = "arbitrary"
     kind: Kind = "intensity"
-    labels: dict[int, str] = field(default_factory=dict)
+    labels: dict[int, Label] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3 or 0 in self.array.shape:

@@ -20,7 +20,7 @@ from medloom.schemas.origin import Origin
 from medloom.schemas.shard import ShardName, ShardWriter
 from medloom.schemas.store import Store
 from medloom.schemas.tables import EXAMPLE, FORMAT_VERSION, PLAN, RELEASE_ROW, STATE, TABLES, measured_cell
-from medloom.schemas.volume import Volume
+from medloom.schemas.volume import Label, Volume
 
 PRINTS = {task: fingerprint("synthetic", task) for task in ("caption", "interleaved", "header_vqa")}
 MEDIA_PRINT = fingerprint("synthetic media")
@@ -126,7 +126,7 @@ def _scan(unit: dict[str, Any], number: int) -> Medium:
     array = (array + np.random.default_rng(number).integers(-9, 9, array.shape)).astype(np.int16)
     affine = np.diag([0.8, 0.8, 2.5, 1.0])
     volume = Volume(array, affine, units="HU" if modality == "CT" else "arbitrary")
-    labels = {1: "body"}
+    labels = {1: Label("body")}
     seg = (
         (replace(volume, array=body.astype(np.uint8), units="label", kind="label", labels=labels),)
         if number % 2

@@ -12,7 +12,7 @@ from medloom.schemas.errors import ConfigError, Refused
 from medloom.schemas.keys import digest_of, slug
 from medloom.schemas.medium import Medium, Picture
 from medloom.schemas.origin import TERMS, Origin
-from medloom.schemas.volume import Volume
+from medloom.schemas.volume import Label, Volume
 
 Fallback = Literal["folder", "file"]
 GRID_TOLERANCE_MM = 1e-3  # between the places of a volume's and its label map's voxels
@@ -111,7 +111,10 @@ class Scans:
         for layer in layers:
             if layer.shape != volume.shape or np.abs(layer.affine - volume.affine).max() > GRID_TOLERANCE_MM:
                 raise Refused("seg.grid", f"a label map of shape {layer.shape} is not on the grid of {volume.shape}")
-        return [replace(layer, labels=dict(self.mask_labels)) for layer in layers]
+        return [
+            replace(layer, labels={value: Label(name, stated=name) for value, name in self.mask_labels})
+            for layer in layers
+        ]
 
     def _medium(self, work: UnitWork, key: str, stack: "_Stack", seg: tuple[Volume, ...]) -> Medium:
         series = work.rows["series"][0]

@@ -9,7 +9,7 @@ import numpy as np
 from medloom.schemas import b2nd
 from medloom.schemas.errors import Refused
 from medloom.schemas.keys import canonical_json
-from medloom.schemas.medium import LAYOUTS, Medium, Member, Picture, Sample, json_facts
+from medloom.schemas.medium import LAYOUTS, Medium, Member, Picture, Sample, json_facts, region_rows
 from medloom.schemas.volume import Volume
 
 THUMB_HEIGHT_PX, THUMB_WIDTH_PX = 192, 384  # of each of the three planes
@@ -57,6 +57,12 @@ def _columns(medium: Medium, split: str) -> dict[str, Any]:
         "measured": {name: float(value) for name, value in sorted(medium.measured.items())},
         "phash": medium.phash,
         "panels": [asdict(panel) for panel in medium.panels],
+        "labels": region_rows(medium) if medium.seg else [],
+        "labelled": list(medium.labelled) if medium.seg else [],
+        "affine": medium.content.affine.ravel().tolist() if isinstance(medium.content, Volume) else [],
+        "units": medium.content.units if isinstance(medium.content, Volume) else "",
+        "face": medium.face,
+        "voxel_digest": medium.voxel_digest,
     }
 
 

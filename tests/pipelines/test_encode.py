@@ -12,9 +12,9 @@ from medloom.connectors.images import encode_png, read_picture
 from medloom.pipelines.stages.encode import encode
 from medloom.schemas import b2nd
 from medloom.schemas.errors import Refused
-from medloom.schemas.medium import LAYOUTS, Medium
+from medloom.schemas.medium import LAYOUTS, Medium, Region
 from medloom.schemas.origin import Origin
-from medloom.schemas.volume import Volume, reorient
+from medloom.schemas.volume import Label, Volume, reorient
 
 ORIGIN = Origin("scans", "id", "", "CC0-1.0", "declared", "cc0-1.0", "", "0" * 64)
 AFFINE = np.array([[0.5, 0, 0, -100], [0, 0.75, 0, -50], [0, 0, 3, 10], [0, 0, 0, 1]])
@@ -33,7 +33,7 @@ def _medium(content, **fields) -> Medium:
 def _labels(dtype: str, affine: np.ndarray = AFFINE) -> Volume:
     array = np.zeros((12, 80, 100), dtype)
     array[2:5, 10:20, 30:40] = 2
-    return Volume(array, affine, units="label", kind="label", labels={2: "liver"})
+    return Volume(array, affine, units="label", kind="label", labels={2: Label("liver")})
 
 
 def _shown(data: bytes) -> np.ndarray:
@@ -96,7 +96,20 @@ def test_columns_are_what_filters_need():
         "unit": "u", "group": "g", "split": "test", "layout": "png", "modality": "CT", "body_part": "",
         "plane": "axial", "source": "scans", "licence": "", "terms_id": "cc0-1.0", "digest": "0" * 64,
         "pixel_digest": "d", "measured": {"max": 2.0, "min": 1.0}, "phash": "", "panels": [],
+        "labels": [], "labelled": [], "affine": [], "units": "", "face": "", "voxel_digest": "",
     }  # fmt: skip
+
+
+def test_columns_hold_the_classes_of_a_volume_and_where_it_is():
+    liver = Region(0, 2, Label("liver"), 300, 0.3, (2, 10, 30, 5, 20, 40))
+    medium = _medium(_volume(), seg=(_labels("uint8"),), labelled=("liver", "spleen"), regions=(liver,), face="none")
+    columns = encode(medium, split="test").columns
+    assert columns["labels"] == [{
+        "layer": 0, "value": 2, "name": "liver", "side": "", "stated": "", "voxels": 300, "volume_ml": 0.3,
+        "box": [2, 10, 30, 5, 20, 40],
+    }]  # fmt: skip
+    assert (columns["labelled"], columns["face"], columns["units"]) == (["liver", "spleen"], "none", "HU")
+    assert columns["affine"] == AFFINE.ravel().tolist()
 
 
 def test_the_same_medium_gives_the_same_bytes():

@@ -10,7 +10,7 @@ from medloom.pipelines.stages.resample import Resample, resample
 from medloom.schemas.errors import ConfigError, Refused
 from medloom.schemas.medium import Medium
 from medloom.schemas.origin import Origin
-from medloom.schemas.volume import Volume, reorient
+from medloom.schemas.volume import Label, Volume, reorient
 
 ORIGIN = Origin("scans", "id", "", "CC0-1.0", "declared", "cc0-1.0", "", "0" * 64)
 
@@ -167,7 +167,7 @@ def test_impossible_grids_are_refused(grid):
 
 
 def _labels(array: np.ndarray, affine: np.ndarray | None = None) -> Volume:
-    return Volume(array, np.eye(4) if affine is None else affine, units="label", kind="label", labels={1: "one"})
+    return Volume(array, np.eye(4) if affine is None else affine, units="label", kind="label", labels={1: Label("one")})
 
 
 def test_a_mask_takes_the_class_with_the_largest_share():
@@ -176,7 +176,7 @@ def test_a_mask_takes_the_class_with_the_largest_share():
     blocks = array.reshape(4, 3, 10, 2, 4, 4).transpose(0, 2, 4, 1, 3, 5).reshape(4, 10, 4, -1)
     shares = np.stack([(blocks == label).sum(axis=-1) for label in range(4)])
     assert np.array_equal(made.array, shares.argmax(axis=0))  # argmax: the lower class wins a tie
-    assert (made.kind, made.labels, made.units) == ("label", {1: "one"}, "label")
+    assert (made.kind, made.labels, made.units) == ("label", {1: Label("one")}, "label")
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.5, 1.5, 1.5), (2.0, 3.0, 0.6), (0.5, 0.5, 0.5)])

@@ -22,7 +22,7 @@ from medloom.schemas.release import Release, append_overlay
 from medloom.schemas.shard import ShardName, ShardWriter
 from medloom.schemas.store import Store
 from medloom.schemas.tables import EXAMPLE, FORMAT_VERSION, PLAN, RELEASE_ROW, STATE, TABLES
-from medloom.schemas.volume import Volume
+from medloom.schemas.volume import Label, Volume
 
 TASKS = {"caption": fingerprint("caption"), "vqa": fingerprint("vqa")}
 PARTS = ("chest", "head", "abdomen", "knee", "pelvis", "")
@@ -115,7 +115,8 @@ def a_scan(number: int) -> tuple[list[tuple[Medium, np.ndarray]], dict[str, list
     image = phantom(80, 72, 100 + number)
     array = np.rint(np.stack([image] * 6) * 2000 - (1000 if is_ct else 0)).astype(np.int16)
     affine = np.diag([0.8, 0.8, 2.5, 1.0])
-    seg = (Volume((array > 200).astype(np.uint8), affine, "label", "label", {1: "mass"}),) if number % 3 == 0 else ()
+    mask = Volume((array > 200).astype(np.uint8), affine, "label", "label", {1: Label("mass")})
+    seg = (mask,) if number % 3 == 0 else ()
     measured = {"min": float(array.min()), "max": float(array.max()), "std": float(array.std())}
     medium = Medium(
         unit, unit, f"patient-{number // 2}", origin, Volume(array, affine, "HU" if is_ct else "arbitrary"), seg=seg,
