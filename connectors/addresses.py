@@ -9,7 +9,8 @@ from medloom.connectors.rates import PER_SECOND
 from medloom.connectors.settings import SERVICES, service_url
 from medloom.schemas.errors import Refused
 
-_SECRET = re.compile(r"(?i)\b(api_key|email)=[^&#\s\"']*&?")
+_SECRET = re.compile(r"(?i)\b(api_key|email|patientid|accessionnumber|(study|series|sop)instanceuid)=[^&#\s\"']*&?")
+_UID = re.compile(r"/(studies|series|instances)/[0-9.]+")  # DICOMweb names a patient's examinations in its paths
 
 
 def full_url(url: str, params: Mapping[str, str | int] | None) -> str:
@@ -66,5 +67,7 @@ def host_of(url: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return a URL, or a line that quotes one, as it may be kept and told: without the key and email of who asks."""
-    return _SECRET.sub("", text).rstrip("?&")
+    """Return a URL, or a line that quotes one, as it may be kept and told: without the key and email of who asks, and
+    without the UIDs of a patient's examinations.
+    """
+    return _UID.sub(r"/\1/*", _SECRET.sub("", text)).rstrip("?&")

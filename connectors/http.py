@@ -334,6 +334,8 @@ class _Wanted:
     def expects(self) -> set[int]:
         names = {name.lower() for name in self.headers}
         part = {206} if "range" in names else set()
+        if "application/dicom+json" in self.headers.values():
+            part |= {204}  # a search that finds nothing, PS3.18 10.6.3
         return part | ({304} if names & {"if-none-match", "if-modified-since"} else set())
 
 

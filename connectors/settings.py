@@ -1,5 +1,6 @@
 """Secrets and services: the one place where `MEDLOOM_…` variables are read, so that no option carries a secret."""
 
+import base64
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ LLM_KEY = "MEDLOOM_LLM_KEY"
 NCBI_KEY = "MEDLOOM_NCBI_KEY"
 EMAIL = "MEDLOOM_EMAIL"
 RATES = "MEDLOOM_RATES"
+DICOMWEB_URL = "MEDLOOM_DICOMWEB_URL"
+DICOMWEB_TOKEN = "MEDLOOM_DICOMWEB_TOKEN"
+DICOMWEB_LOGIN = "MEDLOOM_DICOMWEB_LOGIN"
 SHORTEST_SECRET = 32  # characters; `token_hex(32)` gives 64, and 32 random hex digits are already 128 bits
 
 # The services that literature comes from: the variable that names another server (a mirror, a test's) and the real one.
@@ -74,11 +78,36 @@ def service_url(service: str) -> str:
         ConfigError: the variable of the environment holds no http(s) URL, or one with credentials.
     """
     variable, usual = SERVICES[service]
-    url = os.environ.get(variable, "").strip() or usual
+    return _base_address(variable, os.environ.get(variable, "").strip() or usual, usual)
+
+
+def _base_address(variable: str, url: str, like: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise ConfigError(f"{variable} is no base address of a service; give one like {usual}, without credentials")
+        raise ConfigError(f"{variable} is no base address of a service; give one like {like}, without credentials")
     return url.rstrip("/")
+
+
+def dicomweb_url() -> str:
+    """Return the base URL of the DICOMweb server to fetch from, without a slash at its end.
+
+    Raises:
+        ConfigError: `MEDLOOM_DICOMWEB_URL` is not set, is no http(s) URL, or one with credentials.
+    """
+    url = os.environ.get(DICOMWEB_URL, "").strip()
+    if not url:
+        raise ConfigError(f"{DICOMWEB_URL} is not set: it names the server, like https://pacs.example.org/dicom-web")
+    return _base_address(DICOMWEB_URL, url, "https://pacs.example.org/dicom-web")
+
+
+def dicomweb_authorization() -> str:
+    """Return the header by which a DICOMweb server knows who asks: a bearer token, or a login "name:password"; "" for
+    neither.
+    """
+    token, login = (os.environ.get(name, "").strip() for name in (DICOMWEB_TOKEN, DICOMWEB_LOGIN))
+    if token:
+        return f"Bearer {token}"
+    return f"Basic {base64.b64encode(login.encode()).decode()}" if login else ""
 
 
 def email() -> str:

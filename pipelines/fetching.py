@@ -1,4 +1,4 @@
-"""The command `fetch`: literature from its services into a raw zone, which a recipe then reads as its source."""
+"""The command `fetch`: articles and scans from their services into a raw zone, which a recipe reads as its source."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ EXAMPLES = (
     "medloom fetch pmc --to raw --set inventory=on --set tiers=open,nc --set limit=10000",
     """medloom fetch pmc --to raw --set query='"case reports"[Filter] AND open_access[Filter]'""",
     "medloom build pmc_inline --to out/papers --set source=raw",
+    "medloom fetch dicomweb --to scans --set modalities=CT,SEG --set since=20240101",
 )
 
 Service = Annotated[str, typer.Argument(metavar="[SERVICE]", help="Name of a service; without one, lists them.")]
@@ -24,10 +25,10 @@ RawZone = Annotated[str, typer.Option("--to", help="Folder or URL of the raw zon
 
 
 def fetch(service: Service = "", to: RawZone = "", settings: Set = None, as_json: Json = False) -> None:
-    """Keep articles and the figures they may show in a raw zone; what is there already is not asked for again.
+    """Keep articles with the figures they may show, or scans, in a raw zone; what is there is not asked for again.
 
-    Only what is open access, not retracted and of the licence tiers asked for is fetched. Exit status 75: a transient
-    fault left something out; run the same command again.
+    Of articles, only what is open access, not retracted and of the licence tiers asked for is fetched. Exit status 75:
+    a transient fault left something out; run the same command again.
     """
     if not service:
         from medloom.pipelines.fetch.job import describe, services
