@@ -4,6 +4,7 @@ Size and format are checked before anything is decoded, and everything kept has 
 """
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -40,7 +41,8 @@ _TURNS = {  # EXIF orientation to the name of Pillow's Transpose that undoes it
 def sniff(head: bytes) -> str:
     """Return what a file is by its first `HEAD_BYTES` bytes, never by its name.
 
-    One of "jpg", "png", "tiff", "gif", "dicom", "nifti", "nifti.gz", "xml", "pdf", "zip", "tar", "tar.gz", "unknown".
+    One of "jpg", "png", "tiff", "gif", "dicom", "nifti", "nifti.gz", "nrrd", "mha" (a MetaImage that holds its voxels),
+    "mhd" (one whose voxels lie beside it), "mgh", "mgz", "xml", "pdf", "zip", "tar", "tar.gz", "unknown".
     """
     if head[128:132] == b"DICM":  # first: the preamble before it may make the file a TIFF as well (PS3.10, 7.1)
         return "dicom"
@@ -55,7 +57,14 @@ def sniff(head: bytes) -> str:
         return "tar"
     if head[:2] == b"\x1f\x8b":
         inside = _first_of_gzip(head)
-        return "nifti.gz" if _is_nifti(inside) else "tar.gz" if inside[257:262] == b"ustar" else "unknown"
+        if _is_nifti(inside):
+            return "nifti.gz"
+        return "mgz" if _is_mgh(inside) else "tar.gz" if inside[257:262] == b"ustar" else "unknown"
+    if _is_mgh(head):
+        return "mgh"
+    if found := _META_START.match(head):
+        place = _META_DATA.search(head, found.end() - 1)
+        return "mha" if not place or place[1].upper() == b"LOCAL" else "mhd"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return "xml" if text[:1] == b"<" or head[:4] in (b"\xff\xfe<\x00", b"\xfe\xff\x00<") else "unknown"
 
@@ -72,7 +81,10 @@ _STARTS = (
     (b"%PDF-", "pdf"),
     (b"PK\x03\x04", "zip"),
     (b"PK\x05\x06", "zip"),
+    *((b"NRRD000%d" % version, "nrrd") for version in range(1, 6)),
 )
+_META_START = re.compile(rb"(?i:\s*(?:Comment\s*=[^\r\n]*\s+)?(?:ObjectType\s*=\s*Image\s|NDims\s*=\s*\d+\s))")
+_META_DATA = re.compile(rb"(?i:\nElementDataFile\s*=)[ \t]*([^\r\n]*?)[ \t]*\r?\n")
 
 
 def _is_bare_dicom(head: bytes) -> bool:
@@ -86,6 +98,14 @@ def _is_nifti(head: bytes) -> bool:
     if len(head) >= 348 and head[:4] in (b"\x5c\x01\x00\x00", b"\x00\x00\x01\x5c"):
         return head[344:348] in (b"n+1\x00", b"ni1\x00")
     return head[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") and head[4:7] in (b"n+2", b"ni2")
+
+
+def _is_mgh(head: bytes) -> bool:
+    """Whether it starts with version 1, four small sizes and a type of FreeSurfer's."""
+    if len(head) < 284 or head[:4] != b"\x00\x00\x00\x01":
+        return False
+    *sizes, kind = struct.unpack_from(">5i", head, 4)
+    return all(0 < size < 1 << 20 for size in sizes) and kind in (0, 1, 3, 4, 10)
 
 
 def _first_of_gzip(head: bytes) -> bytes:

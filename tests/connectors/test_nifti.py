@@ -2,9 +2,11 @@
 
 import contextlib
 import gzip
+import itertools
 import os
 import struct
 import time
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -74,18 +76,21 @@ def test_free_text_of_a_header_is_nowhere(tmp_path):
     assert "Doe" not in repr(vars(nifti.read_header(path)))
 
 
-@pytest.mark.parametrize("orientation", ["RAS", "LAS", "SPR", "AIL", "ILP"])
-def test_every_orientation_comes_back_to_the_same_canonical_volume(tmp_path, orientation):
+def test_all_48_orientations_come_back_to_the_same_canonical_volume(tmp_path):
     path = _write(tmp_path / "x.nii", _array())
-    image = nib.load(path)
-    codes = nib.orientations.axcodes2ornt(tuple(orientation))
-    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), codes))
-    nib.save(turned, tmp_path / "turned.nii")
-    (plain,), (other,) = nifti.read_volumes(path), nifti.read_volumes(tmp_path / "turned.nii")
-    assert other.orientation == orientation
-    assert np.array_equal(other.canonical().array, plain.canonical().array)
-    assert np.allclose(other.canonical().affine, plain.canonical().affine, atol=1e-5)
-    assert np.array_equal(reorient(plain, orientation).array, other.array)
+    image, (plain,) = nib.load(path), nifti.read_volumes(path)
+    axes = itertools.permutations(("LR", "PA", "SI"))
+    codes = ["".join(letters) for order in axes for letters in itertools.product(*order)]
+    assert len(set(codes)) == 48
+    for orientation in codes:
+        wanted = nib.orientations.axcodes2ornt(tuple(orientation))
+        turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
+        nib.save(turned, tmp_path / "turned.nii")
+        (other,) = nifti.read_volumes(tmp_path / "turned.nii")
+        assert other.orientation == orientation
+        assert np.array_equal(other.canonical().array, plain.canonical().array), orientation
+        assert np.allclose(other.canonical().affine, plain.canonical().affine, atol=1e-5), orientation
+        assert np.array_equal(reorient(plain, orientation).array, other.array), orientation
 
 
 def test_the_qform_counts_when_there_is_no_sform(tmp_path):
@@ -221,6 +226,9 @@ def _quick(path: Path) -> str:
         (108, "<f", (1e30,), "nifti.corrupt"),
         (108, "<f", (0.0,), "nifti.corrupt"),
         (108, "<f", (1e6,), "nifti.truncated"),
+        (108, "<f", (352.5,), "nifti.corrupt"),
+        (72, "<h", (8,), "nifti.corrupt"),
+        (42, "<h", (4,), "nifti.extra"),
         (112, "<ff", (2.0, float("inf")), "nifti.corrupt"),
         (280, "<4f", (0.0, 0.0, 0.0, 0.0), "nifti.affine"),
         (280, "<4f", (float("nan"), 0.0, 0.0, 0.0), "nifti.affine"),
@@ -248,9 +256,7 @@ def test_a_gzip_bomb_costs_no_more_than_it_declares(tmp_path):
     path = tmp_path / "bomb.nii.gz"
     header = _write(tmp_path / "x.nii", _array()).read_bytes()
     path.write_bytes(gzip.compress(header) + gzip.compress(bytes(50_000_000)) * 40)  # 2 GB behind the voxels
-    start = time.monotonic()
-    assert np.array_equal(nifti.read_volumes(path)[0].array, _array().transpose(2, 1, 0))
-    assert time.monotonic() - start < 2
+    assert _quick(path) == "nifti.extra"
     data = bytearray(header)
     struct.pack_into("<8h", data, 40, 3, 1000, 1000, 1000, 1, 1, 1, 1)
     path.write_bytes(gzip.compress(bytes(data)))
@@ -273,6 +279,37 @@ def test_cut_and_damaged_files_are_refused(tmp_path):
     assert _reason(plain) == "nifti.truncated"
 
 
+def test_a_file_is_not_taken_for_the_one_of_its_name_that_lies_beside_it(tmp_path):
+    """ITK, asked for x.nii.gz beside x.nii, gives the voxels of the latter."""
+    for name, value in (("x.nii", 1), ("x.nii.gz", 2), ("x.hdr", 3)):
+        _write(tmp_path / name, np.full((5, 6, 7), value, "int16"))
+    for name, value in (("x.nii", 1), ("x.nii.gz", 2)):
+        assert np.unique(nifti.read_volumes(tmp_path / name)[0].array).tolist() == [value]
+
+
+def test_a_file_of_several_gzip_members_is_one_file(tmp_path):
+    whole = _write(tmp_path / "x.nii", _array()).read_bytes()
+    (tmp_path / "x.nii.gz").write_bytes(
+        gzip.compress(whole[:100]) + gzip.compress(whole[100:500]) + gzip.compress(whole[500:])
+    )
+    assert np.array_equal(nifti.read_volumes(tmp_path / "x.nii.gz")[0].array, _array().transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(("name", "slope", "limit"), [("x.nii", 1, 1.3), ("x.nii.gz", 1, 1.3), ("x.nii.gz", 0.5, 3.3)])
+def test_memory_stays_near_the_volume_itself(tmp_path, name, slope, limit):
+    """int16 that stays so is held once; scaled to float32, which is twice the size, it is held beside its result."""
+    path = _patched(_write(tmp_path / "plain.nii", _array(shape=(256, 256, 100))), 112, "<ff", slope, 0.0)
+    data = path.read_bytes()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
+    nifti.read_volumes(path)
+    tracemalloc.start()
+    nifti.read_volumes(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < limit * 256 * 256 * 100 * 2 + (4 << 20)
+
+
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), min_size=1, max_size=6))
 def test_damaged_headers_are_read_or_refused(tmp_path, changes):
@@ -293,7 +330,8 @@ def _corpus() -> list[Path]:
 
 def test_the_corpus_agrees_with_nibabel():
     refused: dict[str, str] = {}
-    for path in _corpus():
+    paths = _corpus()
+    for path in paths:
         try:
             volumes = nifti.read_volumes(path)
         except Refused as error:
@@ -305,4 +343,9 @@ def test_the_corpus_agrees_with_nibabel():
         for index, volume in enumerate(volumes):
             assert np.allclose(volume.array.T, expected[..., index], rtol=1e-6), path.name
             assert np.allclose(LPS @ volume.affine, image.affine, atol=1e-6), path.name
+    canonical = [v.canonical() for p in paths if p.parent.name == "orient" for v in nifti.read_volumes(p)]
+    assert len(canonical) == 16
+    for volume in canonical:
+        assert np.array_equal(volume.array, canonical[0].array)
+        assert np.abs(volume.affine - canonical[0].affine).max() < 1e-3
     assert refused == {"ct_perfusion.nii.gz": "nifti.colour", "minimal.nii.gz": "nifti.orientation"}
