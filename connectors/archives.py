@@ -16,17 +16,23 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Literal
 
+from medloom.connectors.archive_streams import (
+    BLOCK_BYTES,
+    RATIO_FROM_BYTES,
+    TAR_BLOCK,
+    Forward,
+    Limits,
+    Seekable,
+    plain,
+    unzipped,
+)
 from medloom.schemas.errors import Refused
 
 Kind = Literal["tar", "tar.gz", "zip"]
 
-BLOCK_BYTES = 1 << 15  # read at once
-HEADER_BYTES = 1 << 14  # the longest header of a tar: names are shorter, and tarfile's patterns slow down with length
 LONGEST_NAME = 1024
 DEEPEST_NAME = 32
-RATIO_FROM_BYTES = 16 << 20  # unpacked; below, any ratio is harmless
 DIRECTORY_ENTRY_BYTES = 512  # of a zip's central directory, on average and at most: it is held in memory
-_TAR_BLOCK = 512
 _ZIP_END, _ZIP64_END, _ZIP64_PLACE = b"PK\5\6", b"PK\6\6", b"PK\6\7"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -35,23 +41,6 @@ _DAMAGED = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError, IndexError, struct.error,
     RecursionError, NotImplementedError,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What an archive may hold, unpacked.
-
-    Attributes:
-        members: of all kinds.
-        member_bytes: of one; more refuses that one.
-        total_bytes: of all, those of refused members included.
-        ratio: unpacked / packed bytes; text has 5 to 20, 1,032 is the most that deflate can do.
-    """
-
-    members: int = 1_000_000
-    member_bytes: int = 512 << 20
-    total_bytes: int = 256 << 30
-    ratio: float = 250.0
 
 
 @dataclass(frozen=True)
@@ -119,6 +108,56 @@ def members(file: IO[bytes], kind: Kind, limits: Limits | None = None) -> Iterat
         raise Refused("archive.format", f"it cannot be read as {kind} ({type(fault).__name__})") from fault
 
 
+def index(file: IO[bytes], kind: Literal["tar", "zip"], limits: Limits | None = None) -> list[Member]:
+    """Return the files of an archive that stays open: their bytes can be had at any time, in any order, and again.
+
+    Only headers are read. A tar.gz must be unpacked to a tar first (see `unzipped`).
+
+    Args:
+        file: seekable; it must stay open as long as members are read, by one thread at a time.
+
+    Raises:
+        Refused: as `members` does.
+    """
+    within = limits or Limits()
+    try:
+        if kind == "tar":
+            return list(_tar_index(file, within))
+        size = _check_directory(file, within)
+        return list(_zip_members(zipfile.ZipFile(file), size, within))
+    except _DAMAGED as fault:
+        raise Refused("archive.format", f"it cannot be read as {kind} ({type(fault).__name__})") from fault
+
+
+def _tar_index(file: IO[bytes], limits: Limits) -> Iterator[Member]:
+    source, names, total = Seekable(file), _Names(), 0
+    with tarfile.TarFile(fileobj=source, mode="r", encoding="utf-8", errors="surrogateescape") as tar:  # type: ignore[arg-type]
+        for info in _headers(tar, source, limits):
+            total += max(info.size, 0)
+            if total > limits.total_bytes:
+                raise Refused("archive.total", f"it has more than {limits.total_bytes} bytes")
+            if not info.isdir():
+                name = _clean(info.name)
+                refused = names.wrong(name) or _wrong_tar_member(info) or _too_large(info.size, limits)
+                yield Member(name, info.size, refused, partial(_part, file, info.offset_data, info.size))
+    if source.last_header.strip(b"\0"):
+        raise Refused("archive.damaged", f"after {source.place} bytes, it goes on with what is no header")
+    if len(source.last_header) < TAR_BLOCK:
+        raise Refused("archive.truncated", "the empty blocks that end a tar are missing")
+
+
+def _part(file: IO[bytes], start: int, size: int) -> Iterator[bytes]:
+    """Give a part of a file."""
+    end = start + size
+    while start < end:
+        file.seek(start)
+        block = file.read(min(end - start, BLOCK_BYTES))
+        if not block:
+            raise Refused("archive.truncated", f"it ends {end - start} bytes before a member does")
+        start += len(block)
+        yield block
+
+
 def check(file: IO[bytes], kind: Kind, limits: Limits | None = None) -> None:
     """Read a tar.gz to its end, so that its checksum vouches for every member before one is used; then go back.
 
@@ -128,13 +167,13 @@ def check(file: IO[bytes], kind: Kind, limits: Limits | None = None) -> None:
         Refused: as `members` does.
     """
     if kind == "tar.gz":
-        for _ in _unzipped(file, limits or Limits()):
+        for _ in unzipped(file, limits or Limits()):
             pass
         file.seek(0)
 
 
 def _tar(file: IO[bytes], limits: Limits, *, is_packed: bool) -> Iterator[Member]:
-    source = _Forward(_unzipped(file, limits) if is_packed else _plain(file, limits))
+    source = Forward(unzipped(file, limits) if is_packed else plain(file, limits))
     names = _Names()
     with tarfile.TarFile(fileobj=source, mode="r", encoding="utf-8", errors="surrogateescape") as tar:  # type: ignore[arg-type]
         for info in _headers(tar, source, limits):
@@ -147,7 +186,7 @@ def _tar(file: IO[bytes], limits: Limits, *, is_packed: bool) -> Iterator[Member
     source.skip_rest()  # so that the checksum at the end of a gzip stream is looked at
 
 
-def _headers(tar: tarfile.TarFile, source: "_Forward", limits: Limits) -> Iterator[tarfile.TarInfo]:
+def _headers(tar: tarfile.TarFile, source: Forward | Seekable, limits: Limits) -> Iterator[tarfile.TarInfo]:
     count = 0
     while True:
         try:
@@ -173,7 +212,7 @@ def _wrong_tar_member(info: tarfile.TarInfo) -> Refused | None:
     return None
 
 
-def _tar_blocks(source: "_Forward", info: tarfile.TarInfo) -> Iterator[bytes]:
+def _tar_blocks(source: Forward, info: tarfile.TarInfo) -> Iterator[bytes]:
     assert source.place <= info.offset_data, "a member is read before the next is asked for"
     source.seek(info.offset_data)
     left = info.size
@@ -188,14 +227,18 @@ def _tar_blocks(source: "_Forward", info: tarfile.TarInfo) -> Iterator[bytes]:
 def _zip(file: IO[bytes], limits: Limits) -> Iterator[Member]:
     size = _check_directory(file, limits)
     with zipfile.ZipFile(file) as archive:
-        infos = archive.infolist()
-        _check_zip(infos, size, limits)
-        names = _Names()
-        for info in infos:
-            if not info.is_dir():
-                name = _clean(info.filename)
-                refused = names.wrong(name) or _wrong_zip_member(info) or _too_large(info.file_size, limits)
-                yield Member(name, info.file_size, refused, partial(_zip_blocks, archive, info))
+        yield from _zip_members(archive, size, limits)
+
+
+def _zip_members(archive: zipfile.ZipFile, size: int, limits: Limits) -> Iterator[Member]:
+    infos = archive.infolist()
+    _check_zip(infos, size, limits)
+    names = _Names()
+    for info in infos:
+        if not info.is_dir():
+            name = _clean(info.filename)
+            refused = names.wrong(name) or _wrong_zip_member(info) or _too_large(info.file_size, limits)
+            yield Member(name, info.file_size, refused, partial(_zip_blocks, archive, info))
 
 
 def _check_directory(file: IO[bytes], limits: Limits) -> int:
@@ -230,6 +273,8 @@ def _check_zip(infos: list[zipfile.ZipInfo], size: int, limits: Limits) -> None:
     if stated > max(RATIO_FROM_BYTES, limits.ratio * packed):
         raise Refused("archive.ratio", f"it states {stated} bytes out of {packed}")
     placed = sorted(infos, key=lambda info: info.header_offset)
+    if placed and placed[0].header_offset < 0:
+        raise Refused("archive.format", "a member is said to start before the archive does")
     ends = [*(info.header_offset for info in placed[1:]), size]
     for info, end in zip(placed, ends, strict=True) if placed else ():
         if info.header_offset + 30 + info.compress_size > end:  # 30: of the shortest local header
@@ -298,104 +343,3 @@ def _clean(name: str) -> str:
     """Return a name as data: "./" off its start, and bytes that were no UTF-8 escaped."""
     escaped = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return re.sub(r"^(?:\./+)+", "", re.sub(r"(?<=[^/])/{2,}", "/", escaped))
-
-
-class _Total:
-    """Counts what was unpacked so far."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._unpacked = 0
-
-    def add(self, unpacked: int, packed_so_far: int) -> None:
-        """Raise Refused when it is more than it may be."""
-        self._unpacked += unpacked
-        if self._unpacked > self._limits.total_bytes:
-            raise Refused("archive.total", f"it has more than {self._limits.total_bytes} bytes")
-        if self._unpacked > max(RATIO_FROM_BYTES, self._limits.ratio * packed_so_far):
-            raise Refused("archive.ratio", f"it has {self._unpacked} bytes out of {packed_so_far}")
-
-
-def _plain(file: IO[bytes], limits: Limits) -> Iterator[bytes]:
-    total = _Total(limits)
-    while block := file.read(BLOCK_BYTES):
-        total.add(len(block), limits.total_bytes)
-        yield block
-
-
-def _unzipped(file: IO[bytes], limits: Limits) -> Iterator[bytes]:
-    """Give what a gzip stream holds, in bounded steps; it must be whole, checksum and all (RFC 1952)."""
-    unzip, total, packed = zlib.decompressobj(31), _Total(limits), 0
-    while block := file.read(BLOCK_BYTES):
-        packed += len(block)
-        while block:
-            if unzip.eof:
-                if not block.strip(b"\0"):  # zeros that fill a tape's last block
-                    break
-                unzip = zlib.decompressobj(31)
-            try:
-                piece = unzip.decompress(block, BLOCK_BYTES)
-            except zlib.error as fault:
-                raise Refused("archive.damaged", "its gzip stream is damaged, or is none") from fault
-            block = unzip.unconsumed_tail or unzip.unused_data
-            total.add(len(piece), packed)
-            yield piece
-    if not unzip.eof:
-        raise Refused("archive.truncated", "its gzip stream ends early")
-
-
-class _Forward:
-    """A stream of blocks as a file that is read and skipped forwards, as `tarfile` reads one.
-
-    `last_header` is what was read last in the size of a tar's header.
-    """
-
-    def __init__(self, blocks: Iterator[bytes]):
-        self._blocks = blocks
-        self._held = b""
-        self._failed: Refused | None = None
-        self.place = 0
-        self.last_header = b""
-
-    def read(self, size: int = -1) -> bytes:
-        """Return so many bytes of a header, fewer at the end."""
-        if not 0 <= size <= HEADER_BYTES:  # a header that states a length of its own
-            raise Refused("archive.format", f"a header of {size} bytes")
-        found = self.content(size)
-        if size == _TAR_BLOCK:
-            self.last_header = found
-        return found
-
-    def content(self, size: int) -> bytes:
-        """Return so many bytes, fewer at the end."""
-        while len(self._held) < size and (block := self._next()):
-            self._held += block
-        found, self._held = self._held[:size], self._held[size:]
-        self.place += len(found)
-        return found
-
-    def _next(self) -> bytes:
-        """Return the next block, b"" at the end; what failed once fails again, and is not taken for the end."""
-        if self._failed is not None:
-            raise self._failed
-        try:
-            return next((block for block in self._blocks if block), b"")
-        except Refused as fault:
-            self._failed = fault
-            raise
-
-    def tell(self) -> int:
-        return self.place
-
-    def seek(self, place: int) -> int:
-        if place < self.place:
-            raise Refused("archive.format", "a header leads back to what was read before")
-        while self.place < place and self.content(min(place - self.place, BLOCK_BYTES)):
-            pass
-        return self.place
-
-    def skip_rest(self) -> None:
-        """Pass over what was not read."""
-        self._held = b""
-        while self._next():
-            pass

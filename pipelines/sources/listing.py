@@ -105,7 +105,8 @@ def _row(url: str, size: int, mtime_ns: int, etag: str = "") -> dict[str, Any]:
 
 
 def _mtime_ns(facts: dict[str, Any]) -> int:
-    changed = facts.get("mtime") or facts.get("LastModified") or 0
+    names = ("mtime", "LastModified", "updated", "created")  # the last of a file system that keeps nothing else
+    changed = next((facts[name] for name in names if facts.get(name)), 0)
     if isinstance(changed, datetime):
         return int(changed.timestamp() * 1e9)
     return int(float(str(changed)) * 1e9)

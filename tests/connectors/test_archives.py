@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medloom.connectors.archives import RATIO_FROM_BYTES, Limits, Member, check, kind_of, members
+from medloom.connectors.archives import RATIO_FROM_BYTES, Limits, Member, check, index, kind_of, members
 from medloom.schemas.errors import Refused
 
 
@@ -64,6 +64,32 @@ def why(data: bytes, kind: str, limits: Limits | None = None) -> str:
 
 KINDS = pytest.mark.parametrize("kind", ["tar.gz", "tar", "zip"])
 FILES = (("PMC1/a.nxml", b"<article/>"), ("PMC1/fig.jpg", bytes(range(256)) * 300), ("PMC1/empty.gif", b""))
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_an_open_archive_gives_its_files_in_any_order_and_again(kind):
+    found = index(io.BytesIO(packed(kind, *FILES)), kind)
+    for member, (name, data) in [*zip(found, FILES, strict=True)][::-1] * 2:
+        assert (member.name, member.size, member.read()) == (name, len(data), data)
+
+
+def test_an_open_tar_is_judged_as_a_streamed_one_is():
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    whole = tar_of(("../a", b"1"), ("b", b"2" * 600), ("b", b"3"), link, kind="tar")
+    reasons = [member.refused and member.refused.reason for member in index(io.BytesIO(whole), "tar")]
+    assert reasons == ["archive.path", None, "archive.duplicate", "archive.link"]
+    for limits, reason in ((Limits(members=2), "archive.members"), (Limits(total_bytes=600), "archive.total")):
+        with pytest.raises(Refused, match=reason):
+            index(io.BytesIO(whole), "tar", limits)
+
+
+def test_an_open_tar_that_is_cut_anywhere_is_refused():
+    data = tar_of(("a", b"1" * 700), ("b", bytes(range(256)) * 8), kind="tar")
+    for end in (1, 512, *range(1, 512 + 1024 + 512 + 2048, 37), 1536, 4096):
+        with pytest.raises(Refused, match=r"archive\.(truncated|format|damaged)"):
+            index(io.BytesIO(data[:end]), "tar")
+    assert [member.name for member in index(io.BytesIO(data[: 4096 + 512]), "tar")] == ["a", "b"]
 
 
 @KINDS
@@ -341,6 +367,12 @@ def test_a_zip_that_states_little_and_holds_much_gives_no_more_than_it_states():
         member.read()
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()
+
+
+def test_a_zip_whose_member_starts_before_it_is_refused():
+    data = bytearray(zip_of(("a", b"1")))
+    struct.pack_into("<I", data, data.rfind(b"PK\5\6") + 16, len(data))  # where the directory is said to be
+    assert why(bytes(data), "zip") == "archive.format"
 
 
 def test_members_of_a_zip_that_share_bytes_are_refused():

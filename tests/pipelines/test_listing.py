@@ -12,7 +12,7 @@ from medloom.connectors.images import sniff
 from medloom.pipelines.sources.listing import OBJECT, list_objects, read_object
 from medloom.pipelines.sources.local import local_copy
 from medloom.pipelines.sources.scans import Scans
-from medloom.pipelines.tables.scans import _nifti_facts
+from medloom.pipelines.tables.headers import _volume_facts
 from medloom.schemas.build import Build
 from medloom.schemas.errors import Refused, SourceError
 from medloom.schemas.keys import sha256_hex
@@ -175,5 +175,5 @@ def test_a_volume_in_a_raw_zone_is_read_by_its_header(tmp_path):
     zone.append([keep(zone, "case/ct.nii.gz", (tmp_path / "ct.nii.gz").read_bytes())])
     mark = list_objects(zone.url)["etag"][0].as_py()
     with Guard() as guard:
-        facts = _nifti_facts(guard, Scans("scans", zone.url), "case/ct.nii.gz", mark)
+        facts = _volume_facts(guard, Scans("scans", zone.url), "case/ct.nii.gz", mark, "nifti.gz")
     assert (facts["series"], facts["rows"] > 0) == ("case/ct", True)
