@@ -9,7 +9,6 @@ import math
 import os
 import struct
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydicom.errors import BytesLengthException
 
-from medloom.connectors.images import HEAD_BYTES, sniff
+from medloom.connectors.dicom_captures import DOSE_TYPES, SCREEN_TYPES, series_kind
+from medloom.connectors.dicom_elements import Elements, read_elements
 from medloom.schemas.errors import Refused
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ BODY_PARTS = {  # BodyPartExamined (PS3.16, Annex L) to our vocabulary
 # Values of ImageType and FrameType that tell frames of one series apart (PS3.3 C.7.6.1.1.2, C.8.13.3.1, C.8.15.3.1).
 IMAGE_TYPES = frozenset({
     "ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "MIXED", "AXIAL", "LOCALIZER", "MOSAIC", "MPR", "MIP", "MINIP",
-    "REFORMATTED", "PROJECTION IMAGE", "SUBTRACT", "SUBTRACTION", "VOLUME", "SCREEN SAVE", "M", "P", "R", "I",
+    "REFORMATTED", "PROJECTION IMAGE", "SUBTRACT", "SUBTRACTION", "VOLUME", "M", "P", "R", "I",
+    *SCREEN_TYPES, *DOSE_TYPES,
     "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "PHASE MAP", "FIELD_MAP", "B0", "M_B0", "ADC", "FA", "TRACEW", "T1",
     "T2", "T2_STAR", "T1 MAP", "T2 MAP", "WATER", "FAT", "IN_PHASE", "OPP_PHASE", "OUT_PHASE", "W", "F", "IP", "OP",
     "DIFFUSION", "PERFUSION", "FLOW_ENCODED", "VELOCITY", "FMRI", "DENSITY MAP", "DIFFUSION MAP", "ATTENUATION",
@@ -62,19 +63,14 @@ _NOT_IMAGE_MODALITIES = frozenset({
     "SEG", "SR", "PR", "KO", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "REG", "DOC", "ECG", "FID", "SMR", "PLAN",
 })  # fmt: skip
 _DICOMDIR = "1.2.840.10008.1.3.10"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_PLAIN_SYNTAX = {  # (implicit VR, little endian) of a file that does not state its transfer syntax
-    (True, True): "1.2.840.10008.1.2",
-    (False, True): "1.2.840.10008.1.2.1",
-    (False, False): "1.2.840.10008.1.2.2",
-}
-
 HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "IssuerOfPatientID",
     "FrameOfReferenceUID", "Modality", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
-    "PhotometricInterpretation", "BitsAllocated", "BitsStored", "ImagePositionPatient", "ImageOrientationPatient",
+    "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "ImagePositionPatient",
+    "ImageOrientationPatient",
     "PixelSpacing", "SliceThickness", "ImageType", "EchoNumbers", "InstanceNumber", "AcquisitionNumber",
-    "TemporalPositionIdentifier", "BurnedInAnnotation", "SharedFunctionalGroupsSequence",
+    "TemporalPositionIdentifier", "BurnedInAnnotation", "SeriesDescription", "SeriesNumber",
+    "RecognizableVisualFeatures", "DeidentificationMethodCodeSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
 
@@ -82,7 +78,6 @@ HEADER_TAGS = [
 BROKEN = (
     OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, OverflowError,
     RecursionError, RuntimeError, LookupError, UnboundLocalError, BytesLengthException, struct.error,
-    zlib.error,
 )  # fmt: skip
 
 
@@ -101,6 +96,9 @@ class DicomHeader:
         echo_number, instance_number, temporal_position: 0 when not stated.
         transfer_syntax: UID, a registered value and no identifier.
         burned_in: "YES", "NO" or "".
+        series_kind: "dose_report" or "screen_capture" where the words of its description say so, else "".
+        series_number: 0 when not stated.
+        features_removed: whether who de-identified it says that no face or the like can be told from it any more.
 
     Of a multi-frame object, geometry is that of its first frame.
     """
@@ -131,6 +129,18 @@ class DicomHeader:
     transfer_syntax: str
     has_pixels: bool
     burned_in: str
+    series_kind: str = ""
+    features_removed: bool = False
+    series_number: int = 0
+
+    def series_in(self, folder: str) -> str:
+        """Return what tells the object's series from others: its UID; without one (some de-identified sets), the folder
+        and what the slices of a series share, and "" where the object does not say where it lies.
+        """
+        if self.series_uid or not (self.position and self.orientation):
+            return self.series_uid
+        shared = (folder, self.study_uid, self.frame_of_reference, self.series_number, self.modality)
+        return "\x00".join(map(str, (*shared, self.rows, self.columns)))
 
 
 def read_header(path: str | os.PathLike[str]) -> DicomHeader:
@@ -138,42 +148,31 @@ def read_header(path: str | os.PathLike[str]) -> DicomHeader:
 
     Raises:
         Refused("dicom.not_dicom"): the file is something else, or empty.
-        Refused("dicom.not_an_image"): it is a SEG, RT object, report, presentation state, directory or document.
+        Refused("dicom.not_an_image"): it is a SEG, RT object, report, presentation state or document.
+        Refused("dicom.directory"): it is a DICOMDIR; the files that it lists are objects of their own.
         Refused("dicom.no_pixels"): it is an image without pixel data.
         Refused("dicom.header"): what decides its shape or place is missing, impossible or cannot be read.
-        Refused("dicom.deflated"): its size is not known before it is inflated.
+        Refused("dicom.truncated"): the file ends too early.
+        Refused("dicom.deflated"): it inflates to too much, or not at all.
     """
-    dataset, has_pixels = load(path, HEADER_TAGS)
-    return header_of(dataset, has_pixels=has_pixels)
+    return header_of(read_elements(path, HEADER_TAGS))
 
 
 def load(path: str | os.PathLike[str], tags: Sequence[str], *, pixels: bool = False) -> "tuple[Dataset, bool]":
     """Return the elements `tags` of a file, and whether pixel data follow them; `pixels` reads those too.
 
     Raises:
-        Refused("dicom.not_dicom"), ("dicom.header"), ("dicom.deflated"): see `read_header`.
+        Refused("dicom.not_dicom"), ("dicom.header"), ("dicom.truncated"), ("dicom.deflated"): as `read_elements`.
     """
-    import pydicom
-
-    wanted = [*tags, "PixelData"] if pixels else list(tags)
-    with open(path, "rb") as file, quiet():
-        head = file.read(HEAD_BYTES)
-        if sniff(head) != "dicom":
-            raise Refused("dicom.not_dicom", "the file does not start like a DICOM object")
-        file.seek(0)
-        try:
-            if head[128:132] == b"DICM":
-                meta = pydicom.filereader.read_file_meta_info(path)
-                if str(meta.get("TransferSyntaxUID", "")) == _DEFLATED:
-                    raise Refused("dicom.deflated", "the data set is deflated; store it in another transfer syntax")
-            dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, force=True, specific_tags=wanted)
-            implicit, little = (bool(flag) for flag in dataset.original_encoding)
-            if not dataset.file_meta.get("TransferSyntaxUID"):
-                dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(_PLAIN_SYNTAX.get((implicit, little), ""))
-            has_pixels = "PixelData" in dataset if pixels else _at_pixels(file.read(4), little=little)
-        except BROKEN as error:
-            raise Refused("dicom.header", f"the data set cannot be read ({type(error).__name__})") from error
-    return dataset, has_pixels
+    elements = read_elements(path, tags)
+    dataset, place = elements.dataset(), elements.pixels
+    if place is None or place.keyword != "PixelData":
+        return dataset, False
+    if pixels:
+        with quiet():
+            dataset.add_new(place.keyword, place.vr or "OW", elements.pixel_bytes())
+            dataset[place.keyword].is_undefined_length = place.encapsulated
+    return dataset, True
 
 
 @contextmanager
@@ -189,15 +188,12 @@ def quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-def _at_pixels(tag: bytes, *, little: bool) -> bool:
-    return tag == (b"\xe0\x7f\x10\x00" if little else b"\x7f\xe0\x00\x10")
-
-
-def header_of(dataset: "Dataset", *, has_pixels: bool) -> DicomHeader:
-    """Return the facts of a loaded data set; raises as `read_header`."""
+def header_of(dataset: Elements) -> DicomHeader:
+    """Return the facts of an object, of its elements `HEADER_TAGS`; raises as `read_header`."""
     with quiet():
         sop_class, modality = word(dataset, "SOPClassUID"), word(dataset, "Modality").upper()
-        _refuse_what_is_no_image(sop_class, modality, word(dataset.file_meta, "MediaStorageSOPClassUID"))
+        _refuse_what_is_no_image(sop_class, modality, dataset.media_class)
+        has_pixels = dataset.pixels is not None and dataset.pixels.keyword == "PixelData"
         if not has_pixels:
             raise Refused("dicom.no_pixels", "the object holds no integer pixel data")
         rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
@@ -221,7 +217,7 @@ def header_of(dataset: "Dataset", *, has_pixels: bool) -> DicomHeader:
             n_frames=n_frames,
             samples_per_pixel=samples,
             photometric=photometric if photometric in PHOTOMETRIC else "",
-            bits=whole(dataset, "BitsStored") or whole(dataset, "BitsAllocated"),
+            bits=whole(dataset, "BitsStored") or whole(dataset, "HighBit", -1) + 1 or whole(dataset, "BitsAllocated"),
             position=position,
             orientation=orientation,
             pixel_spacing=spacing,
@@ -230,15 +226,24 @@ def header_of(dataset: "Dataset", *, has_pixels: bool) -> DicomHeader:
             echo_number=whole(dataset, "EchoNumbers"),
             instance_number=whole(dataset, "InstanceNumber"),
             temporal_position=whole(dataset, "TemporalPositionIdentifier"),
-            transfer_syntax=_registered(word(dataset.file_meta, "TransferSyntaxUID")),
+            transfer_syntax=_registered(dataset.transfer_syntax),
             has_pixels=has_pixels,
             burned_in={"YES": "YES", "NO": "NO"}.get(word(dataset, "BurnedInAnnotation").upper(), ""),
+            series_kind=series_kind(word(dataset, "SeriesDescription")),
+            features_removed=_features_removed(dataset),
+            series_number=whole(dataset, "SeriesNumber"),
         )
+
+
+def _features_removed(dataset: "Dataset | Elements") -> bool:
+    """Whether method 113102 (Clean Recognizable Visual Features, PS3.16 CID 7050) or (0028,0302) is stated."""
+    codes = {word(item, "CodeValue") for item in items_of(dataset, "DeidentificationMethodCodeSequence")}
+    return "113102" in codes or word(dataset, "RecognizableVisualFeatures").upper() == "NO"
 
 
 def _refuse_what_is_no_image(sop_class: str, modality: str, media_class: str) -> None:
     if _DICOMDIR in (sop_class, media_class):
-        raise Refused("dicom.not_an_image", "it is a directory (DICOMDIR)")
+        raise Refused("dicom.directory", "it is a DICOMDIR; the files that it lists are read as they lie beside it")
     kind = (sop_class or media_class).removeprefix(_STORAGE)
     what = _NOT_IMAGES.get(kind.split(".")[0], "")
     if (sop_class or media_class).startswith(_STORAGE) and what:
@@ -252,7 +257,7 @@ def _registered(uid: str) -> str:
 
 
 def geometry_of(
-    dataset: "Dataset", frame: int
+    dataset: "Dataset | Elements", frame: int
 ) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float]:
     """Return position, orientation, pixel spacing and slice thickness of one frame, () and 0 where not stated."""
     measures = functional_group(dataset, frame, "PixelMeasuresSequence") or dataset
@@ -267,7 +272,7 @@ def geometry_of(
     )
 
 
-def functional_group(dataset: "Dataset", frame: int, keyword: str) -> "Dataset | None":
+def functional_group(dataset: "Dataset | Elements", frame: int, keyword: str) -> "Dataset | None":
     """Return the item of a functional group of a frame: its own, else the shared one, else None (PS3.3 C.7.6.16)."""
     for sequence, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
         items = items_of(dataset, sequence)
@@ -278,7 +283,7 @@ def functional_group(dataset: "Dataset", frame: int, keyword: str) -> "Dataset |
     return None
 
 
-def items_of(dataset: "Dataset", keyword: str) -> "Sequence[Dataset]":
+def items_of(dataset: "Dataset | Elements", keyword: str) -> "Sequence[Dataset]":
     """Return the items of a sequence, [] when it is missing or no sequence."""
     try:
         items = dataset.get(keyword)
@@ -287,41 +292,50 @@ def items_of(dataset: "Dataset", keyword: str) -> "Sequence[Dataset]":
         raise Refused("dicom.header", f"{keyword} cannot be read ({type(error).__name__})") from error
 
 
-def word(dataset: "Dataset", keyword: str) -> str:
+def word(dataset: "Dataset | Elements", keyword: str) -> str:
     """Return the first value of an element as text, "" when it is missing or empty."""
     values = _values(dataset, keyword)
     return str(values[0]).strip(" \0") if values else ""
 
 
-def image_types(dataset: "Dataset", keyword: str) -> tuple[str, ...]:
+def image_types(dataset: "Dataset | Elements", keyword: str) -> tuple[str, ...]:
     """Return the values of ImageType or FrameType that are in `IMAGE_TYPES`."""
     values = (str(value).strip().upper() for value in _values(dataset, keyword))
     return tuple(value for value in values if value in IMAGE_TYPES)
 
 
-def whole(dataset: "Dataset", keyword: str, default: int = 0) -> int:
+def whole(dataset: "Dataset | Elements", keyword: str, default: int = 0) -> int:
     """Return the first value of an element as an integer, `default` when it is missing or empty."""
     found = numbers(dataset, keyword, 1)
     return int(found[0]) if found else default
 
 
-def numbers(dataset: "Dataset", keyword: str, count: int) -> tuple[float, ...]:
+def numbers(dataset: "Dataset | Elements", keyword: str, count: int) -> tuple[float, ...]:
     """Return the first `count` values of an element as finite numbers, () when it is missing or has fewer.
 
     Raises:
         Refused("dicom.header"): a value is no finite number.
     """
-    values = _values(dataset, keyword)[:count]
+    found = _finite(_values(dataset, keyword)[:count], keyword)
+    return found if len(found) == count else ()
+
+
+def numbers_all(dataset: "Dataset | Elements", keyword: str) -> tuple[float, ...]:
+    """Return all values of an element as finite numbers; raises as `numbers`."""
+    return _finite(_values(dataset, keyword), keyword)
+
+
+def _finite(values: Sequence[Any], keyword: str) -> tuple[float, ...]:
     try:
         found = tuple(float(str(value)) for value in values)
     except ValueError as error:
         raise Refused("dicom.header", f"{keyword} is no number") from error
     if not all(math.isfinite(value) for value in found):
         raise Refused("dicom.header", f"{keyword} is not finite")
-    return found if len(found) == count else ()
+    return found
 
 
-def _values(dataset: "Dataset", keyword: str) -> list[Any]:
+def _values(dataset: "Dataset | Elements", keyword: str) -> list[Any]:
     try:
         value = dataset.get(keyword)
     except BROKEN as error:

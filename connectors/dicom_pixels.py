@@ -1,167 +1,330 @@
-"""DICOM pixels: stored values out of any transfer syntax, as measured values for volumes or 8-bit pictures for display.
+"""DICOM pixels: stored values out of any transfer syntax, as measured values of volumes (PS3.3 C.7.6.3, C.11.1).
 
-Rules of PS3.3 C.7.6.3 (stored values), C.11.1 (modality), C.11.2 (VOI) and C.7.6.3.1.5 (palette).
+Plain 16-bit values go straight from the file into the volume; a volume's memory is that of its voxels and one frame.
 """
 
 import hashlib
 import math
-import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from medloom.connectors import dicom_codecs
+from medloom.connectors.dicom_elements import DEFLATED, Elements
 from medloom.connectors.dicom_geometry import Frame
-from medloom.connectors.dicom_headers import (
-    BROKEN,
-    DicomHeader,
-    functional_group,
-    items_of,
-    load,
-    numbers,
-    quiet,
-    whole,
-    word,
-)
-from medloom.connectors.images import MAX_PIXELS, encode_png
+from medloom.connectors.dicom_headers import BROKEN, DicomHeader, functional_group, items_of, numbers, quiet, whole
+from medloom.connectors.images import MAX_PIXELS
 from medloom.schemas.errors import Refused
-from medloom.schemas.medium import Picture
 from medloom.schemas.volume import MAX_VOXELS
 
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
-
 EXACT_FLOAT32 = 2**24
-DISPLAY_PERCENTILES = (0.5, 99.5)  # of an image of more than 8 bits that states no window
 PIXEL_TAGS = [
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
-    "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
-    "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
-    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
-    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
-    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PixelDataProviderURL",
+    "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope",
+    "RescaleIntercept", "ModalityLUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelDataProviderURL",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 ]  # fmt: skip
-_UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-# One decoder per codec, so that a build's bytes do not depend on what else is installed. GDCM only where it alone reads
-# (12-bit and lossless JPEG): a codestream of another size than the header's makes it abort the process.
-_DECODERS = {
-    "1.2.840.10008.1.2.5": "pydicom",
-    "50": "pillow", "51": "gdcm", "57": "gdcm", "70": "gdcm", "80": "pyjpegls", "81": "pyjpegls", "90": "pylibjpeg",
-    "91": "pylibjpeg", "201": "pylibjpeg", "202": "pylibjpeg", "203": "pylibjpeg",
-}  # fmt: skip
 
 
-def check_size(header: DicomHeader, dataset: "Dataset", size_bytes: int) -> None:
-    """Refuse an object whose pixels are too many, or cannot be in a file of `size_bytes`, before they are read.
+@dataclass(frozen=True)
+class PixelFormat:
+    """How an object's values are stored: allocated and stored bits, sign, and the padding value, None if not stated."""
+
+    allocated: int
+    bits: int
+    signed: bool
+    padding: tuple[int, int] | None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The little-endian type of a stored value."""
+        return np.dtype(f"<{'i' if self.signed else 'u'}{self.allocated // 8}")
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The least and the greatest value that the stored bits can hold."""
+        return (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.signed else (0, 2**self.bits - 1)
+
+
+def format_of(elements: Elements, header: DicomHeader) -> PixelFormat:
+    """Return how the pixels of an object are stored; refuse those that are too many or impossible.
 
     Raises:
-        Refused("dicom.size"), ("dicom.bits"), ("dicom.truncated")
+        Refused("dicom.size"), ("dicom.bits")
     """
     count = header.rows * header.columns * header.n_frames * header.samples_per_pixel
     if header.rows * header.columns > MAX_PIXELS or count > MAX_VOXELS:
         raise Refused("dicom.size", f"{header.rows} x {header.columns} x {header.n_frames} pixels are too many")
-    allocated = whole(dataset, "BitsAllocated")
+    allocated = whole(elements, "BitsAllocated")
     if allocated not in (8, 16, 32) or not 0 < header.bits <= allocated:
         raise Refused("dicom.bits", f"{header.bits} of {allocated} bits a pixel are not an image")
-    needed = count * allocated // 8
+    if whole(elements, "HighBit", header.bits - 1) != header.bits - 1:
+        raise Refused("dicom.bits", "HighBit contradicts BitsStored")
+    signed = whole(elements, "PixelRepresentation")
+    if signed not in (0, 1):
+        raise Refused("dicom.bits", "PixelRepresentation is neither 0 nor 1")
+    return PixelFormat(allocated, header.bits, bool(signed), _padding(elements, allocated, signed))
+
+
+def check_length(elements: Elements, header: DicomHeader, format_: PixelFormat) -> None:
+    """Hold the length of an object's pixel data against its header.
+
+    Raises:
+        Refused("dicom.truncated"): the file ends within them, or they are fewer than stated.
+        Refused("dicom.length"): they are more than stated.
+    """
+    place = elements.pixels
+    assert place is not None
+    if not place.complete:
+        raise Refused("dicom.truncated", "the file ends before its pixel data do")
+    if place.encapsulated:
+        return
+    row_bytes = header.columns * header.samples_per_pixel * format_.allocated // 8
+    needed = header.rows * header.n_frames * row_bytes
     if header.photometric == "YBR_FULL_422":
         needed = needed * 2 // 3
-    if header.transfer_syntax in _UNCOMPRESSED and needed > size_bytes:
-        raise Refused("dicom.truncated", f"{needed} bytes of pixels are not in a file of {size_bytes} bytes")
+    if place.length < needed:
+        raise Refused("dicom.truncated", f"{needed} bytes of pixels are not in {place.length}")
+    extra = place.length - needed
+    # Zeros of at most a row are padding; anything else means that the header states too few pixels.
+    if extra > 1 and (extra > row_bytes or elements.pixel_bytes()[needed:].strip(b"\0")):
+        raise Refused("dicom.length", f"{place.length} bytes of pixels are there, the header states {needed}")
+
+
+def _padding(elements: Elements, allocated: int, signed: int) -> tuple[int, int] | None:
+    """Return the least and the greatest value that stand for no measurement (PS3.3 C.7.5.1.1.2)."""
+    stated = [whole(elements, name, 2**40) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    found = [value for value in stated if value != 2**40]
+    if signed:  # written as unsigned by some
+        found = [value - 2**allocated if value >= 2 ** (allocated - 1) else value for value in found]
+    return (min(found), max(found)) if stated[0] != 2**40 else None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageObject:
+    """One object of a series: its elements, facts, how its pixels are stored, and what a value of 1 means."""
+
+    elements: Elements
+    header: DicomHeader
+    format: PixelFormat
+    units: str
 
 
 class Pixels:
-    """The decoded frames of a series' objects, the last object read kept at hand."""
+    """The stored values of the frames of a series' objects; those of one frame hold until the next is read."""
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]]):
-        self._paths = paths
-        self._source = -1
-        self._dataset: Dataset | None = None
-        self._frames = np.empty(0)
+    def __init__(self, objects: dict[int, ImageObject]):
+        self.objects = objects
+        self._last: tuple[int, int] = (-1, -1)
+        self._stored = np.empty((0, 0), np.int16)
+        self._opened: tuple[int, dicom_codecs.Opened] | None = None
 
-    def frame(self, frame: Frame) -> "tuple[Dataset, np.ndarray]":
-        """Return the data set of a frame's object and its stored values, (Y, X) or (Y, X, 3) as RGB.
+    def elements(self, frame: Frame) -> Elements:
+        """Return the elements of a frame's object."""
+        return self.objects[frame.source].elements
+
+    def each(self, frames: Sequence[Frame]) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (index in `frames`, stored values) object by object, (Y, X) or (Y, X, 3) as RGB.
 
         Raises:
-            Refused("dicom.truncated"): the pixel data are not all there.
-            Refused("dicom.pixels"): no decoder reads them.
+            Refused("dicom.truncated"), ("dicom.pixels"), ("dicom.codec"): as `dicom_codecs`.
         """
-        if self._dataset is None or self._source != frame.source:
-            self._dataset, self._frames = _decoded(self._paths[frame.source])
-            self._source = frame.source
-        return self._dataset, self._frames[frame.frame]
+        order = sorted(range(len(frames)), key=lambda index: (frames[index].source, frames[index].frame))
+        start = 0
+        while start < len(order):
+            source, end = frames[order[start]].source, start
+            item = self.objects[source]
+            check_length(item.elements, item.header, item.format)
+            while end < len(order) and frames[order[end]].source == source:
+                end += 1
+            indices = order[start:end]
+            if self._is_plain(source):
+                yield from ((index, self._read(frames[index])) for index in indices)
+            else:
+                yield from self._decoded(source, [(index, frames[index]) for index in indices])
+            start = end
+
+    def frame(self, frame: Frame) -> np.ndarray:
+        """Return the stored values of one frame."""
+        ((_, stored),) = self.each([frame])
+        return stored
 
     def digest(self, frame: Frame) -> bytes:
         """Return the sha256 of what a frame's values are made of: stored values, slope and intercept."""
-        dataset, stored = self.frame(frame)
-        digest = hashlib.sha256(repr(rescale_of(dataset, frame)).encode())
-        digest.update(np.ascontiguousarray(stored).data)
+        digest = hashlib.sha256(repr(rescale_of(self.elements(frame), frame)).encode())
+        digest.update(np.ascontiguousarray(self.frame(frame)).data)
         return digest.digest()
 
+    def _is_plain(self, source: int) -> bool:
+        elements, header = self.objects[source].elements, self.objects[source].header
+        place = elements.pixels
+        assert place is not None
+        is_grey = header.samples_per_pixel == 1 and header.photometric in ("MONOCHROME1", "MONOCHROME2", "")
+        return is_grey and not place.encapsulated and elements.syntax.little and elements.transfer_syntax != DEFLATED
 
-def _decoded(path: str | os.PathLike[str]) -> "tuple[Dataset, np.ndarray]":
-    """Return the data set of a file and its stored values, (frame, Y, X) or (frame, Y, X, 3)."""
-    from pydicom.pixels import pixel_array
+    def _read(self, frame: Frame) -> np.ndarray:
+        """Return a plain frame, or its tile, read from its place in the file."""
+        item = self.objects[frame.source]
+        if self._last != (frame.source, frame.frame):
+            place = item.elements.pixels
+            assert place is not None
+            shape = item.header.rows, item.header.columns
+            if self._stored.shape != shape or self._stored.dtype != item.format.dtype:
+                self._stored = np.empty(shape, item.format.dtype)
+            self._last = (-1, -1)
+            with open(item.elements.path, "rb", buffering=0) as file:
+                file.seek(place.start + frame.frame * self._stored.nbytes)
+                if file.readinto(memoryview(self._stored).cast("B")) != self._stored.nbytes:  # type: ignore[arg-type]
+                    raise Refused("dicom.truncated", "the file ends before its pixel data do")
+            self._last = (frame.source, frame.frame)
+        return _tile(self._stored, frame)
 
-    dataset, has_pixels = load(path, PIXEL_TAGS, pixels=True)
-    samples = whole(dataset, "SamplesPerPixel", 1)
-    with quiet():
-        try:
-            if not has_pixels or not dataset.PixelData:
-                raise Refused("dicom.truncated", "the file ends before its pixel data do")
-            codec = word(dataset.file_meta, "TransferSyntaxUID").rpartition("1.2.840.10008.1.2.4.")[2]
-            array = pixel_array(dataset, decoding_plugin=_DECODERS.get(codec, ""))
-        except BROKEN as error:
-            reason = "dicom.truncated" if "less than expected" in str(error) else "dicom.pixels"
-            raise Refused(reason, f"the pixel data do not decode ({type(error).__name__})") from error
-    frames = array.reshape(-1, *array.shape[-3:]) if samples == 3 else array.reshape(-1, *array.shape[-2:])
-    return dataset, frames
+    def _decoded(self, source: int, wanted: list[tuple[int, Frame]]) -> Iterator[tuple[int, np.ndarray]]:
+        item = self.objects[source]
+        needed = sorted({frame.frame for _, frame in wanted})
+        if self._opened is None or self._opened[0] != source:
+            self._opened = None
+            self._opened = (source, dicom_codecs.opened(item.elements, item.header))
+        users: dict[int, list[tuple[int, Frame]]] = {}
+        for index, frame in wanted:
+            users.setdefault(frame.frame, []).append((index, frame))
+        for number, found in zip(needed, dicom_codecs.decoded(self._opened[1], needed), strict=True):
+            stored = found.astype(found.dtype.newbyteorder("="), copy=False)
+            yield from ((index, _tile(stored, frame)) for index, frame in users[number])
 
 
-def rescale_of(dataset: "Dataset", frame: Frame) -> tuple[float, float]:
-    """Return slope and intercept of a frame: of its functional group, else of the object, else 1 and 0."""
-    found = functional_group(dataset, frame.frame, "PixelValueTransformationSequence") or dataset
+def _tile(stored: np.ndarray, frame: Frame) -> np.ndarray:
+    if not frame.tile:
+        return stored
+    row, column = frame.tile
+    return stored[row : row + frame.rows, column : column + frame.columns]
+
+
+def rescale_of(elements: Elements, frame: Frame) -> tuple[float, float]:
+    """Return slope and intercept of a frame: of its functional group, else of the object, else 1 and 0.
+
+    Raises:
+        Refused("dicom.rescale"): the slope is 0, which leaves nothing of the values.
+    """
+    found = functional_group(elements, frame.frame, "PixelValueTransformationSequence") or elements
     slope, intercept = numbers(found, "RescaleSlope", 1), numbers(found, "RescaleIntercept", 1)
-    return (slope[0] if slope and slope[0] != 0 else 1.0), (intercept[0] if intercept else 0.0)
+    if slope and slope[0] == 0:
+        raise Refused("dicom.rescale", "the rescale slope is 0")
+    return (slope[0] if slope else 1.0), (intercept[0] if intercept else 0.0)
 
 
-def measured_values(dataset: "Dataset", frame: Frame, stored: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return values, slope and intercept of one frame: a modality LUT is applied, a linear rescale only told."""
-    if not items_of(dataset, "ModalityLUTSequence"):
-        return (stored, *rescale_of(dataset, frame))
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """The values of one frame: a modality table is applied, a linear rescale only told.
+
+    Attributes:
+        low, high: the least and the greatest of `values`.
+        masked: whether other bits than the stored ones held something (an overlay), which is gone.
+        padded: where the stated padding value stands, None when none is stated.
+    """
+
+    values: np.ndarray
+    slope: float
+    intercept: float
+    low: int
+    high: int
+    masked: bool
+    padded: np.ndarray | None
+
+
+def slice_of(frame: Frame, stored: np.ndarray, item: ImageObject) -> Slice:
+    """Return the values of a frame that `stored` holds."""
+    low, high = int(stored.min()), int(stored.max())
+    least, greatest = item.format.range
+    masked = stored.dtype.kind in "iu" and not least <= low <= high <= greatest
+    if masked:
+        kind, size = "i" if item.format.signed else "u", stored.dtype.itemsize
+        shift = 8 * size - item.format.bits
+        stored = (stored.astype(f"{kind}{size}", copy=False) << shift) >> shift
+        low, high = int(stored.min()), int(stored.max())
+    padded = None
+    if item.format.padding is not None:
+        padded = (stored >= item.format.padding[0]) & (stored <= item.format.padding[1])
+    if not items_of(item.elements, "ModalityLUTSequence"):
+        return Slice(stored, *rescale_of(item.elements, frame), low, high, masked, padded)
     from pydicom.pixels import apply_modality_lut
 
     with quiet():
         try:
-            return np.asarray(apply_modality_lut(stored, dataset)), 1.0, 0.0
+            values = np.asarray(apply_modality_lut(stored, item.elements.dataset()))
         except BROKEN as error:
             raise Refused("dicom.pixels", f"the modality table cannot be applied ({type(error).__name__})") from error
+    return Slice(values, 1.0, 0.0, int(values.min()), int(values.max()), masked, padded)
 
 
-def volume_array(slices: Sequence[tuple[np.ndarray, float, float]]) -> np.ndarray:
-    """Return (Z, Y, X) of slices (values, slope, intercept): integers where all of them are, else float32.
+def volume_array(
+    frames: Sequence[Frame], pixels: Pixels, *, air: int | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return (Z, Y, X) of frames in order: integers where all of them are, else float32; and what was done.
 
     Integers are uint8 when stored so, else int16, else uint16, else float32 up to 2**24.
+
+    Args:
+        air: the measured value that takes the place of stated padding; None keeps it.
 
     Raises:
         Refused("dicom.range"): integers beyond 2**24.
     """
-    values = [array for array, _, _ in slices]
-    if any(slope != 1 or intercept != math.floor(intercept) for _, slope, intercept in slices):
-        made = np.empty((len(values), *values[0].shape), np.float32)
-        for plane, (array, slope, intercept) in zip(made, slices, strict=True):
-            plane[...] = array.astype(np.float64) * slope + intercept
-        return made
-    shifts = [int(intercept) for _, _, intercept in slices]
-    low = min(int(array.min()) + shift for array, shift in zip(values, shifts, strict=True))
-    high = max(int(array.max()) + shift for array, shift in zip(values, shifts, strict=True))
-    made = np.empty((len(values), *values[0].shape), _dtype_for(low, high, narrow=values[0].dtype == np.uint8))
-    for plane, array, shift in zip(made, values, shifts, strict=True):
-        plane[...] = array.astype(np.int64) + shift if shift else array
-    return made
+    narrow = all(pixels.objects[frame.source].format.allocated == 8 for frame in frames)
+    wanted: type[np.generic] = np.uint8 if narrow else np.int16
+    if not all(_is_whole(frame, pixels.objects[frame.source].elements) for frame in frames):
+        wanted = np.float32
+    made, low, high, done = _filled(frames, pixels, wanted, air)
+    if made is None:
+        made, _, _, done = _filled(frames, pixels, _dtype_for(low, high, narrow=narrow), air)
+    assert made is not None
+    return made, done
+
+
+def _is_whole(frame: Frame, elements: Elements) -> bool:
+    slope, intercept = rescale_of(elements, frame)
+    return bool(items_of(elements, "ModalityLUTSequence")) or (slope == 1 and intercept == math.floor(intercept))
+
+
+def _filled(
+    frames: Sequence[Frame], pixels: Pixels, dtype: type[np.generic], air: int | None
+) -> tuple[np.ndarray | None, int, int, tuple[str, ...]]:
+    """Return the volume, None if `dtype` does not hold it; its least and greatest integer; what was done to it."""
+    made: np.ndarray | None = np.empty((len(frames), frames[0].rows, frames[0].columns), dtype)
+    limits = _limits(dtype)
+    least, greatest, done = 2**63, -(2**63), set()
+    for index, stored in pixels.each(frames):
+        item = pixels.objects[frames[index].source]
+        part = slice_of(frames[index], stored, item)
+        least, greatest = min(least, part.low + int(part.intercept)), max(greatest, part.high + int(part.intercept))
+        if made is None or not limits[0] <= least <= greatest <= limits[1]:
+            made = None
+            continue
+        _write(made[index], part)
+        done |= {f"masked({item.format.bits})"} if part.masked else set()
+        if air is not None and part.padded is not None and part.padded.any():
+            made[index][part.padded] = air
+            done.add(f"padding({air})")
+    return made, least, greatest, tuple(sorted(done))
+
+
+def _limits(dtype: type[np.generic]) -> tuple[float, float]:
+    if not issubclass(dtype, np.integer):
+        return -math.inf, math.inf
+    return np.iinfo(dtype).min, np.iinfo(dtype).max
+
+
+def _write(plane: np.ndarray, part: Slice) -> None:
+    """Put the measured values of a slice into `plane`, whose type holds them."""
+    if plane.dtype == np.float32:
+        plane[...] = part.values.astype(np.float64) * part.slope + part.intercept
+        return
+    bits = 8 * plane.dtype.itemsize
+    shift = np.array(int(part.intercept) % 2**bits, f"u{plane.dtype.itemsize}").view(plane.dtype)
+    if part.values.dtype.itemsize == plane.dtype.itemsize:  # the sum is right modulo 2**16, and fits
+        np.add(part.values.view(plane.dtype), shift, out=plane)
+    else:
+        np.add(part.values.astype(plane.dtype), shift, out=plane)
 
 
 def _dtype_for(low: int, high: int, *, narrow: bool) -> type[np.generic]:
@@ -172,72 +335,3 @@ def _dtype_for(low: int, high: int, *, narrow: bool) -> type[np.generic]:
     if max(-low, high) > EXACT_FLOAT32:
         raise Refused("dicom.range", f"values from {low} to {high} do not fit float32 without loss")
     return np.float32
-
-
-def picture_of(dataset: "Dataset", frame: Frame, stored: np.ndarray) -> tuple[Picture, tuple[str, ...]]:
-    """Return one frame as an 8-bit PNG, and what was done to it ("window(40,400)", "invert").
-
-    Raises:
-        Refused("image.too_small"), ("image.pixels"), ("dicom.pixels")
-    """
-    if frame.header.photometric == "PALETTE COLOR":
-        return encode_png(_to_bytes(*_coloured(dataset, stored))), ("palette",)
-    if stored.ndim == 3:
-        return encode_png(_to_bytes(stored, whole(dataset, "BitsStored"))), ()
-    shares, done = _shown(dataset, frame, stored)
-    if frame.header.photometric == "MONOCHROME1":
-        shares, done = 1 - shares, (*done, "invert")
-    return encode_png(np.rint(shares * 255).astype(np.uint8)), done
-
-
-def _coloured(dataset: "Dataset", stored: np.ndarray) -> tuple[np.ndarray, int]:
-    from pydicom.pixels import apply_color_lut
-
-    with quiet():
-        try:
-            colours = apply_color_lut(stored, dataset)
-        except BROKEN as error:
-            raise Refused("dicom.pixels", f"the palette cannot be applied ({type(error).__name__})") from error
-    return colours[..., :3], 8 * colours.dtype.itemsize
-
-
-def _to_bytes(colours: np.ndarray, bits: int) -> np.ndarray:
-    return colours.astype(np.uint8) if bits <= 8 else np.right_shift(colours, bits - 8).astype(np.uint8)
-
-
-def _shown(dataset: "Dataset", frame: Frame, stored: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return brightness from 0 to 1 by the stated window, else by the range of values, and a word on it."""
-    values, slope, intercept = measured_values(dataset, frame, stored)
-    measured = values.astype(np.float64) * slope + intercept
-    if items_of(dataset, "VOILUTSequence"):
-        return _by_table(dataset, values), ("voi-lut",)
-    group = functional_group(dataset, frame.frame, "FrameVOILUTSequence") or dataset
-    centre, width = numbers(group, "WindowCenter", 1), numbers(group, "WindowWidth", 1)
-    if centre and width and width[0] > 0:
-        shares = _windowed(measured, centre[0], width[0], word(group, "VOILUTFunction").upper())
-        return shares, (f"window({centre[0]:g},{width[0]:g})",)
-    if frame.header.bits <= 8 and stored.min() >= 0 and not items_of(dataset, "ModalityLUTSequence"):
-        return stored / (2**frame.header.bits - 1), ()
-    low, high = (float(v) for v in np.percentile(measured, DISPLAY_PERCENTILES))
-    return np.clip((measured - low) / max(high - low, 1e-9), 0, 1), (f"range({low:g},{high:g})",)
-
-
-def _by_table(dataset: "Dataset", values: np.ndarray) -> np.ndarray:
-    from pydicom.pixels import apply_voi
-
-    with quiet():
-        try:
-            shown = apply_voi(values, dataset, 0)
-            bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        except BROKEN as error:
-            raise Refused("dicom.pixels", f"the display table cannot be applied ({type(error).__name__})") from error
-    return np.clip(shown / float(2 ** min(max(bits, 1), 16) - 1), 0, 1)
-
-
-def _windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
-    """Return PS3.3 C.11.2.1.2 (LINEAR) or C.11.2.1.3 (SIGMOID, LINEAR_EXACT), from 0 to 1."""
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
-    if function == "LINEAR_EXACT" or width <= 1:
-        return np.clip((values - centre) / width + 0.5, 0, 1)
-    return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)

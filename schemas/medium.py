@@ -16,6 +16,7 @@ LAYOUTS: dict[str, tuple[str, ...]] = {  # one field set per layout, members of 
     "volume-seg": ("json", "ct.b2nd", "seg.b2nd", "thumb.jpg"),
 }
 Face = Literal["", "none", "possible", "removed"]
+STATED = ("burned_in", "derived", "features_removed")
 MODALITIES = ("CT", "MR", "PT", "US", "CR", "DX", "MG", "XA", "NM", "OT", "figure", "label")
 
 
@@ -98,6 +99,8 @@ class Medium:
         panels: boxes of a compound figure's panels; () when it is one picture or was left whole.
         regions: the classes of `seg`, measured; () without masks, or before they were measured.
         face: whether a face might be told from it: "possible" for a scan of a head, "removed", "none", "" not judged.
+        stated: of `STATED`, what its header says for the stages that guard identity, never stored: that names stand in
+            its pixels, that it was drawn from other images, that recognizable features were removed.
     """
 
     key: str
@@ -120,6 +123,7 @@ class Medium:
     regions: tuple[Region, ...] = ()
     voxel_digest: str = ""
     face: Face = ""
+    stated: tuple[str, ...] = ()
 
     @property
     def layout(self) -> Layout:
