@@ -1,4 +1,4 @@
-"""UnitView: what a task sees of one unit: its rows in the tables and the media that were kept, never pixels."""
+"""UnitView: what a task sees of one unit: its rows and the media that were kept, never pixels; stages and tasks."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from medloom.schemas.ask import Ask
 from medloom.schemas.errors import Refusal
 from medloom.schemas.example import Example
-from medloom.schemas.medium import PanelBox, Region
+from medloom.schemas.medium import Medium, PanelBox, Region
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,19 @@ class UnitView:
         """The kept media of a row of `figure`, in its order, each once (its thumbnail and copies share its key)."""
         keys = dict.fromkeys(m["key"] for m in figure["media"])
         return tuple(self.media[key] for key in keys if key in self.media)
+
+
+class Stage(Protocol):
+    """What is done to a medium: a frozen dataclass with a version, from one medium to zero or more, or `Refused`."""
+
+    @property
+    def version(self) -> str:
+        """Changes when equal inputs would give other bytes."""
+        ...
+
+    def __call__(self, medium: Medium) -> Iterator[Medium]:
+        """Give the media made of one."""
+        ...
 
 
 class Task(Protocol):

@@ -1,20 +1,25 @@
 """Resample: volumes and their masks on another grid of the same field of view, their affine exact.
 
-Separable along the volume's own axes, which need not be the world's. Plane by plane and without BLAS, so that memory
-stays at a few planes and every processor and thread count gives the same bytes.
+Grids are edge-aligned: the outer edge of the first voxel stays where it was. The arithmetic is in `kernel` and
+`label_kernel`, which are compiled; any thread count gives the same bytes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
+from medloom.pipelines.stages.taps import KERNELS, Axis, Taps, aligned, overlap
 from medloom.schemas.errors import ConfigError, Refused
 from medloom.schemas.medium import Medium, Picture
-from medloom.schemas.volume import MAX_VOXELS, Volume
+from medloom.schemas.volume import MAX_VOXELS, Volume, orientation_of, reorient
 
+Kernel = Literal["cubic", "linear", "box", "lanczos3"]
+LabelRule = Literal["share", "nearest"]
+LABEL_DTYPES = ("uint8", "uint16")
 SHEAR_TOLERANCE = 1e-3  # cosine between two axes up to which they count as perpendicular
-TIE = 1e-9  # shares of labels that differ by less are equal; the lower class wins
+DRIFT_TOLERANCE = 0.05  # voxels by which two grids' axes may part over the whole volume and still count as parallel
 
 
 @dataclass(frozen=True)
@@ -22,35 +27,67 @@ class Resample:
     """Bring volumes to canonical LPS axes, and to `spacing_mm` or `shape` (Z, Y, X) when one of them is given.
 
     Pictures pass untouched. What was done stands in `transforms`, with the classes that became too small to survive.
+
+    Attributes:
+        kernel: of intensities; "linear" does not smooth what the new grid cannot hold.
+        keep_small: a class that would vanish keeps the voxel of which it has the largest share.
+        labels: "share" takes the class with the largest share of a voxel; "nearest" is the rule of torch's
+            `interpolate`, kept for the presets that reproduce others.
     """
 
     spacing_mm: tuple[float, float, float] | None = None
     shape: tuple[int, int, int] | None = None
-    version: str = "1"
+    kernel: Kernel = "cubic"
+    keep_small: bool = False
+    labels: LabelRule = "share"
+    version: str = "2"
 
     def __post_init__(self) -> None:
         if self.spacing_mm is not None and self.shape is not None:
             raise ConfigError("Resample takes spacing_mm or shape, and both are given; the one decides the other")
+        if self.kernel not in KERNELS:
+            raise ConfigError(f"Resample knows no kernel {self.kernel!r}; it knows {', '.join(KERNELS)}")
 
     def __call__(self, medium: Medium) -> Iterator[Medium]:
         """Give the one medium back on its new grid; raises as `resample`."""
         if isinstance(medium.content, Picture):
             yield medium
             return
-        content = resample(medium.content, spacing_mm=self.spacing_mm, shape=self.shape)
-        seg = tuple(resample(layer, spacing_mm=self.spacing_mm, shape=self.shape) for layer in medium.seg)
+        content = resample(medium.content, spacing_mm=self.spacing_mm, shape=self.shape, kernel=self.kernel)
         done = list(medium.transforms)
         if medium.content.orientation != "LPS":
             done.append(f"reorient({medium.content.orientation},LPS)")
+        kernel = "" if self.kernel == "cubic" else f",{self.kernel}"
         if self.spacing_mm is not None:
-            done.append(f"resample({','.join(f'{s:g}' for s in self.spacing_mm)})")
+            done.append(f"resample({','.join(f'{s:g}' for s in self.spacing_mm)}{kernel})")
         if self.shape is not None:
-            done.append(f"resize({','.join(str(n) for n in self.shape)})")
-        for number, (before, after) in enumerate(zip(medium.seg, seg, strict=True)):
-            lost = sorted(set(np.unique(before.array).tolist()) - set(np.unique(after.array).tolist()) - {0})
-            if lost:
-                done.append(f"lost-labels({number}:{','.join(map(str, lost))})")
-        yield replace(medium, content=content, seg=seg, transforms=tuple(done))
+            done.append(f"resize({','.join(str(n) for n in self.shape)}{kernel})")
+        layers = []
+        for number, layer in enumerate(medium.seg):
+            made = self._layer(layer)
+            layers.append(made.volume)
+            for what, classes in (("lost-labels", made.lost), ("kept-small", made.kept)):
+                if classes:
+                    done.append(f"{what}({number}:{','.join(map(str, classes))})")
+        yield replace(medium, content=content, seg=tuple(layers), transforms=tuple(done))
+
+    def _layer(self, layer: Volume) -> "LabelsMade":
+        if layer.kind != "label":
+            raise Refused("seg.kind", f"a mask holds {layer.units} intensities, not classes")
+        canonical = layer.canonical()
+        if self.spacing_mm is None and self.shape is None:
+            return LabelsMade(canonical)
+        axes = _axes(canonical, self.spacing_mm, self.shape)
+        return _labels(canonical, axes, keep_small=self.keep_small, rule=self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelsMade:
+    """A label map on its new grid, the classes that vanished, and those that kept a voxel they had not won."""
+
+    volume: Volume
+    lost: tuple[int, ...] = ()
+    kept: tuple[int, ...] = ()
 
 
 def resample(
@@ -58,35 +95,92 @@ def resample(
     *,
     spacing_mm: tuple[float, float, float] | None = None,
     shape: tuple[int, int, int] | None = None,
+    kernel: Kernel = "cubic",
 ) -> Volume:
     """Return `volume` in canonical LPS axes, on a grid of `spacing_mm` or of `shape` (Z, Y, X) if one is given.
 
     Both grids start at the outer edge of the input's first voxel. `shape` keeps the field of view exactly;
     `spacing_mm` is kept exactly, and the field of view to half a voxel.
 
-    Intensities: cubic (Keys, a = -0.5), widened by the ratio of spacings where that is above 1, edges repeated, clipped
-    to the input's range since the kernel has negative lobes. Labels: the class with the largest share of the voxel.
+    Intensities: by `kernel`, edges repeated, in the input's type, rounded half to even and clipped to the input's
+    range since some kernels have negative lobes. Labels: the class with the largest share of the voxel.
 
     Raises:
         Refused("volume.spacing"): a spacing or size is not positive, or the result would exceed `MAX_VOXELS`.
         Refused("volume.shear"): the axes are not perpendicular (a tilted stack); keep its native grid.
+        Refused("measure.not_finite"): it holds NaN or infinity.
+        Refused("seg.dtype"): a label map is neither uint8 nor uint16.
     """
     if spacing_mm is not None and shape is not None:
         raise ValueError("spacing_mm decides the shape, and shape the spacing: give one")
     canonical = volume.canonical()
     if spacing_mm is None and shape is None:
         return canonical
-    _refuse_shear(canonical)
-    steps, sizes = _grid(canonical, spacing_mm, shape)
+    axes = _axes(canonical, spacing_mm, shape)
     if canonical.kind == "label":
-        array = _labels_on(canonical.array, [_box_taps(*a) for a in zip(canonical.shape, sizes, steps, strict=True)])
+        return _labels(canonical, axes, keep_small=False, rule="share").volume
+    return _placed(canonical, _values(canonical.array, axes, kernel), axes)
+
+
+def resample_to(
+    volume: Volume,
+    *,
+    affine: np.ndarray,
+    shape: tuple[int, int, int],
+    kernel: Kernel = "cubic",
+    background: bool = True,
+) -> Volume:
+    """Return `volume` on exactly the grid of another: that `affine` and `shape` (Z, Y, X), in any orientation.
+
+    So predictions on a resampled grid go back to the native one. Intensities repeat their edge outside the input.
+
+    Args:
+        background: what of a label map's new grid lies outside the input is class 0; else the edge goes on (two
+            edge-aligned grids may differ by half a voxel at their ends).
+
+    Raises:
+        Refused("volume.oblique"): the axes of the two grids are not parallel.
+        Refused("volume.spacing"), ("measure.not_finite"), ("seg.dtype"): as `resample`.
+    """
+    goal = np.asarray(affine, dtype=np.float64)
+    _refuse_size(shape)
+    turned = reorient(volume, orientation_of(goal))
+    between = np.linalg.inv(turned.affine) @ goal  # new voxel (x, y, z) to old voxel
+    steps = np.diag(between)[:3]
+    drift = np.abs(between[:3, :3] - np.diag(steps)) @ np.array(shape[::-1])
+    if drift.max() > DRIFT_TOLERANCE or steps.min() <= 0:
+        raise Refused(
+            "volume.oblique", f"the axes of the grids part by {drift.max():.2g} voxels; they are not parallel"
+        )
+    rows = zip(turned.shape, shape, steps[::-1].tolist(), between[2::-1, 3].tolist(), strict=True)
+    axes = [Axis(*row) for row in rows]
+    if turned.kind == "label":
+        made = _label_array(turned, [overlap(axis, padded=background) for axis in axes])
     else:
-        array = _values_on(canonical.array, [_cubic_taps(*a) for a in zip(canonical.shape, sizes, steps, strict=True)])
-    steps_xyz = np.array(steps[::-1])
-    affine = canonical.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ ((steps_xyz - 1) / 2)  # the first centre stands half a new voxel from the edge
-    affine[:3, :3] *= steps_xyz
-    return replace(canonical, array=array, affine=affine)
+        made = _values(turned.array, axes, kernel)
+    return replace(turned, array=made, affine=goal.copy())
+
+
+def _axes(
+    volume: Volume, spacing_mm: tuple[float, float, float] | None, shape: tuple[int, int, int] | None
+) -> list[Axis]:
+    """Return the axes (Z, Y, X) of the grid asked for."""
+    _refuse_shear(volume)
+    if shape is not None:
+        _refuse_size(shape)
+        return [aligned(n, m, n / m) for n, m in zip(volume.shape, shape, strict=True)]
+    assert spacing_mm is not None
+    if not all(np.isfinite(s) and s > 0 for s in spacing_mm):
+        raise Refused("volume.spacing", f"spacing {spacing_mm} is not positive")
+    steps = [new / old for new, old in zip(spacing_mm, volume.spacing_mm, strict=True)]
+    sizes = [max(1, round(min(n / step, MAX_VOXELS + 1))) for n, step in zip(volume.shape, steps, strict=True)]
+    _refuse_size(sizes)
+    return [aligned(*row) for row in zip(volume.shape, sizes, steps, strict=True)]
+
+
+def _refuse_size(sizes: Sequence[int]) -> None:
+    if min(sizes) < 1 or sizes[0] * sizes[1] * sizes[2] > MAX_VOXELS:
+        raise Refused("volume.spacing", f"a grid of {tuple(sizes)} voxels is empty or exceeds {MAX_VOXELS}")
 
 
 def _refuse_shear(volume: Volume) -> None:
@@ -98,119 +192,62 @@ def _refuse_shear(volume: Volume) -> None:
         )
 
 
-def _grid(
-    volume: Volume, spacing_mm: tuple[float, float, float] | None, shape: tuple[int, int, int] | None
-) -> tuple[list[float], list[int]]:
-    """Return per axis (Z, Y, X) how many old voxels a new one takes, and how many new ones there are."""
-    if shape is not None:
-        sizes = list(shape)
-        steps = [n / max(m, 1) for n, m in zip(volume.shape, sizes, strict=True)]
+def _placed(volume: Volume, array: np.ndarray, axes: Sequence[Axis]) -> Volume:
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ np.array([axis.first for axis in axes[::-1]])
+    affine[:3, :3] *= np.array([axis.step for axis in axes[::-1]])
+    return replace(volume, array=array, affine=affine)
+
+
+def _values(array: np.ndarray, axes: Sequence[Axis], kernel: Kernel) -> np.ndarray:
+    from medloom.pipelines.stages.kernel import values_on
+    from medloom.pipelines.stages.tally import extent
+
+    if array.dtype.kind in "iu" and kernel in ("linear", "box"):  # means cannot leave the input's range
+        low, high = float(np.iinfo(array.dtype).min), float(np.iinfo(array.dtype).max)
     else:
-        assert spacing_mm is not None
-        if not all(np.isfinite(s) and s > 0 for s in spacing_mm):
-            raise Refused("volume.spacing", f"spacing {spacing_mm} is not positive")
-        steps = [new / old for new, old in zip(spacing_mm, volume.spacing_mm, strict=True)]
-        sizes = [max(1, round(min(n / step, MAX_VOXELS + 1))) for n, step in zip(volume.shape, steps, strict=True)]
-    if min(sizes) < 1 or sizes[0] * sizes[1] * sizes[2] > MAX_VOXELS:
-        raise Refused("volume.spacing", f"a grid of {tuple(sizes)} voxels is empty or exceeds {MAX_VOXELS}")
-    return steps, sizes
+        low, high = extent(array)
+    if not np.isfinite(low) or not np.isfinite(high):
+        count = int((~np.isfinite(array)).sum())
+        raise Refused("measure.not_finite", f"{count} voxels are NaN or infinite")
+    along_z, along_y, along_x = (KERNELS[kernel](axis) for axis in axes)
+    return values_on(array, (along_z, along_y, along_x), low=low, high=high)
 
 
-@dataclass(frozen=True, eq=False)
-class _Taps:
-    """Of one axis: which old voxels a new one takes and how much of each, both (new voxel, tap), rows summing to 1."""
+def _labels(volume: Volume, axes: Sequence[Axis], *, keep_small: bool, rule: LabelRule) -> LabelsMade:
+    from medloom.pipelines.stages import label_kernel, tally
 
-    index: np.ndarray
-    weight: np.ndarray
-
-
-def _cubic_taps(n_old: int, n_new: int, step: float) -> _Taps:
-    scale = max(step, 1.0)
-    centre = (np.arange(n_new) + 0.5) * step - 0.5
-    reach = int(np.ceil(2 * scale))
-    index = np.floor(centre).astype(np.int64)[:, np.newaxis] + np.arange(1 - reach, reach + 1)
-    weight = _keys((index - centre[:, np.newaxis]) / scale)
-    return _Taps(index.clip(0, n_old - 1), weight / weight.sum(axis=1, keepdims=True))
-
-
-def _keys(distance: np.ndarray) -> np.ndarray:
-    """Return Keys' cubic convolution kernel (IEEE TASSP 29, 1981, a = -0.5)."""
-    x = np.abs(distance)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+    _refuse_type(volume)
+    taps = [overlap(axis, padded=False) for axis in axes]
+    array = _label_array(volume, taps) if rule == "share" else _nearest(volume.array, axes)
+    before, boxes = tally.regions(volume.array)
+    after = tally.histogram(array)
+    (lost,) = np.nonzero((before > 0) & (after == 0))
+    classes, kept = [n for n in lost.tolist() if n], []
+    if classes and keep_small:
+        along_z, along_y, along_x = taps
+        kept = label_kernel.keep_small(array, volume.array, (along_z, along_y, along_x), classes, boxes, after)
+    made = _placed(volume, array, axes)
+    return LabelsMade(made, tuple(n for n in classes if n not in kept), tuple(kept))
 
 
-def _box_taps(n_old: int, n_new: int, step: float) -> _Taps:
-    start = np.arange(n_new) * step
-    end = start + step
-    index = np.floor(start).astype(np.int64)[:, np.newaxis] + np.arange(int(np.ceil(step)) + 1)
-    weight = np.minimum(index + 1, end[:, np.newaxis]) - np.maximum(index, start[:, np.newaxis])
-    weight = weight.clip(0)
-    weight[weight < TIE * step] = 0  # rounding of an edge that two voxels share
-    return _Taps(index.clip(0, n_old - 1), weight / weight.sum(axis=1, keepdims=True))
+def _label_array(volume: Volume, taps: Sequence[Taps]) -> np.ndarray:
+    from medloom.pipelines.stages.label_kernel import labels_on
 
-
-def _values_on(array: np.ndarray, taps: list[_Taps]) -> np.ndarray:
+    _refuse_type(volume)
     along_z, along_y, along_x = taps
-    work = np.float64 if array.dtype == np.float32 else np.float32
-    low, high = array.min(), array.max()
-    made = np.empty((len(along_z.index), len(along_y.index), len(along_x.index)), array.dtype)
-    planes: dict[int, np.ndarray] = {}
-    for out, index, weight in zip(made, along_z.index, along_z.weight, strict=True):
-        for z in [z for z in planes if z < index.min()]:
-            del planes[z]
-        total = np.zeros(out.shape, work)
-        for z, share in zip(index.tolist(), weight.tolist(), strict=True):
-            if share == 0:
-                continue
-            if z not in planes:
-                planes[z] = _in_plane(array[z].astype(work), along_y, along_x)
-            total += planes[z] * work(share)
-        out[...] = np.clip(np.rint(total) if array.dtype.kind in "iu" else total, low, high)
-    return made
+    return labels_on(volume.array, (along_z, along_y, along_x))
 
 
-def _in_plane(plane: np.ndarray, along_y: _Taps, along_x: _Taps) -> np.ndarray:
-    return _down(_down(plane, along_y).T, along_x).T
+def _refuse_type(volume: Volume) -> None:
+    if volume.array.dtype.name not in LABEL_DTYPES:
+        raise Refused("seg.dtype", f"a mask holds {volume.array.dtype}, not uint8 or uint16 classes")
 
 
-def _down(plane: np.ndarray, taps: _Taps) -> np.ndarray:
-    """Return `plane` (old, other) as (new, other)."""
-    plane = np.ascontiguousarray(plane)
-    total = np.zeros((len(taps.index), plane.shape[1]), plane.dtype)
-    for index, weight in zip(taps.index.T, taps.weight.T, strict=True):
-        if weight.any():
-            total += plane[index] * weight.astype(plane.dtype)[:, np.newaxis]
-    return total
-
-
-def _labels_on(array: np.ndarray, taps: list[_Taps]) -> np.ndarray:
-    along_z, along_y, along_x = taps
-    made = np.zeros((len(along_z.index), len(along_y.index), len(along_x.index)), array.dtype)
-    for out, index, weight in zip(made, along_z.index, along_z.weight, strict=True):
-        shares = [(z, w) for z, w in zip(index.tolist(), weight.tolist(), strict=True) if w > 0]
-        slab = array[[z for z, _ in shares]]
-        best, foreground = np.zeros(out.shape), np.zeros(out.shape)
-        for label in np.unique(slab[slab > 0]).tolist():
-            mask = sum(w * (plane == label) for plane, (_, w) in zip(slab, shares, strict=True))
-            rows, columns = _touched(mask.any(axis=1), along_y), _touched(mask.any(axis=0), along_x)
-            share = _in_plane(mask, _part(along_y, rows), _part(along_x, columns))
-            foreground[rows, columns] += share
-            better = share > best[rows, columns] + TIE
-            best[rows, columns][better] = share[better]
-            out[rows, columns][better] = label
-        out[1 - foreground >= best - TIE] = 0
-    return made
-
-
-def _touched(occupied: np.ndarray, taps: _Taps) -> slice:
-    """Return which new voxels take anything of the old ones between the first and the last occupied."""
-    (places,) = np.nonzero(occupied)
-    reaches = ((taps.index >= places[0]) & (taps.index <= places[-1]) & (taps.weight > 0)).any(axis=1)
-    (new,) = np.nonzero(reaches)
-    return slice(int(new[0]), int(new[-1]) + 1)
-
-
-def _part(taps: _Taps, new: slice) -> _Taps:
-    return _Taps(taps.index[new], taps.weight[new])
+def _nearest(array: np.ndarray, axes: Sequence[Axis]) -> np.ndarray:
+    """Return the voxels that torch's nearest takes: floor(i * step) in float32, never beyond the last."""
+    for number, axis in enumerate(axes):
+        step = np.float32(axis.n_old) / np.float32(axis.n_new)
+        index = np.floor(np.arange(axis.n_new, dtype=np.float32) * step).astype(np.int64)
+        array = np.take(array, np.minimum(index, axis.n_old - 1), axis=number)
+    return array

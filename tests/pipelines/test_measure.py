@@ -9,12 +9,19 @@ from PIL import Image
 
 from medloom.connectors.images import encode_png, read_picture
 from medloom.pipelines.sources.work import UnitMade, UnitWork, finish
-from medloom.pipelines.stages.measure import Measure, measure_picture, measure_volume, volume_digest
+from medloom.pipelines.stages.measure import (
+    Measure,
+    measure_picture,
+    measure_regions,
+    measure_volume,
+    volume_digest,
+    voxel_digest,
+)
 from medloom.quality.phash import picture_phash
 from medloom.schemas.errors import Refused
-from medloom.schemas.medium import Medium, Sample
+from medloom.schemas.medium import Medium, Region, Sample, region_rows
 from medloom.schemas.origin import Origin
-from medloom.schemas.volume import Volume, reorient
+from medloom.schemas.volume import Label, Volume, reorient
 
 ORIGIN = Origin("scans", "id", "", "CC0-1.0", "declared", "cc0-1.0", "", "0" * 64)
 
@@ -152,3 +159,88 @@ def _finished(content, secret: bytes | None) -> list[Sample]:
     finish(work, made, replace(_medium(content), modality="XR"))
     assert not made.refused
     return made.samples
+
+
+def test_floats_of_many_values_are_measured_exactly_without_sorting():
+    array = np.random.default_rng(4).normal(0, 300, (7, 150, 160)).astype(np.float32)
+    array[0, 0, :3] = (-0.0, 0.0, -1e30)
+    measured = measure_volume(Volume(array[:, ::-1, ::2], np.eye(4)))
+    wide = array[:, ::-1, ::2].astype(np.float64)
+    for name, share in (("p01", 1), ("p99", 99)):
+        assert measured[name] == np.percentile(array[:, ::-1, ::2], share, method="inverted_cdf")
+    assert measured["mean"] == pytest.approx(wide.mean(), rel=1e-9)
+    assert measured["std"] == pytest.approx(wide.std(), rel=1e-9)
+    assert measured["foreground_fraction"] == (wide > wide.mean()).mean()
+    assert measured["n_distinct"] == 65536
+
+
+@pytest.mark.parametrize("n_distinct", [1, 2, 40_000, 65_535, 65_536, 65_537])
+def test_distinct_floats_are_counted_up_to_the_limit(n_distinct):
+    values = np.random.default_rng(0).permutation(np.arange(n_distinct, dtype=np.float32) - 7000) / 3
+    array = np.concatenate([values, values])[np.newaxis, np.newaxis]
+    expected = min(len(np.unique(array)), 65_536)
+    assert measure_volume(Volume(array, np.eye(4)))["n_distinct"] == expected
+
+
+def test_views_of_integers_are_measured_as_their_values_are():
+    array = np.random.default_rng(0).integers(-2000, 3000, (9, 20, 31)).astype(np.int16)
+    for view in (array[::-1, :, ::-1], array.transpose(2, 0, 1), array[1:8:3, 3:, ::2]):
+        assert measure_volume(Volume(view, np.eye(4))) == measure_volume(Volume(view.copy(), np.eye(4)))
+
+
+def test_a_region_is_measured_for_every_class_that_is_named_or_there():
+    array = np.zeros((6, 8, 10), np.uint8)
+    array[1:4, 2:6, 3:9] = 5
+    array[2, 3, 4] = 0
+    array[5, 7, 9] = 40
+    affine = np.diag([0.5, 0.5, 4.0, 1.0]) @ np.array([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    labels = {5: Label("kidney", "left", "kidney_left"), 7: Label("spleen")}
+    other = np.zeros((6, 8, 10), np.uint16)
+    other[0, 0, 0] = 1000
+    layers = (
+        Volume(array, affine, kind="label", labels=labels),
+        Volume(other, affine, kind="label", labels={1000: Label("aorta")}),
+    )
+    content = Volume(np.zeros((6, 8, 10), np.int16), affine)
+    assert measure_regions(content, layers) == (
+        Region(0, 5, labels[5], 71, pytest.approx(0.071), (1, 2, 3, 4, 6, 9)),
+        Region(0, 7, labels[7], 0, 0.0, (0, 0, 0, 0, 0, 0)),
+        Region(0, 40, Label("value 40"), 1, pytest.approx(0.001), (5, 7, 9, 6, 8, 10)),
+        Region(1, 1000, Label("aorta"), 1, pytest.approx(0.001), (0, 0, 0, 1, 1, 1)),
+    )
+    (medium,) = Measure()(replace(_medium(content), seg=layers))
+    assert medium.regions == measure_regions(content, layers)
+    assert medium.seg[0].labels[40] == Label("value 40")
+    assert [row["voxels"] for row in region_rows(medium)] == [71, 0, 1, 1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_regions_of_random_maps_are_numpys(seed):
+    array = np.random.default_rng(seed).choice([0, 1, 2, 200], (5, 7, 9), p=[0.9, 0.04, 0.03, 0.03]).astype(np.uint8)
+    volume = Volume(array.transpose(2, 0, 1)[::-1], np.eye(4), kind="label")
+    for region in measure_regions(volume, (volume,)):
+        places = np.argwhere(volume.array == region.value)
+        assert region.voxels == len(places)
+        assert region.box == (*places.min(axis=0), *(places.max(axis=0) + 1))
+
+
+def test_the_voxel_digest_is_the_same_for_any_type_and_orientation_that_holds_the_values():
+    array = np.random.default_rng(0).integers(0, 3000, (4, 20, 30)).astype(np.int16)
+    volume = Volume(array, np.diag([1.0, 2.0, 3.0, 1.0]))
+    same = [replace(volume, array=array.astype(t)) for t in (np.uint16, np.float32)]
+    same += [reorient(volume, o) for o in ("RAS", "SAL")]
+    assert {voxel_digest(v) for v in same} == {voxel_digest(volume)}
+    wide = array.astype(np.uint16) + 40000
+    assert voxel_digest(replace(volume, array=wide)) == voxel_digest(replace(volume, array=wide.astype(np.float32)))
+    assert voxel_digest(replace(volume, array=wide)) != voxel_digest(replace(volume, array=wide.astype(np.int16)))
+
+
+def test_the_voxel_digest_tells_values_and_shapes_apart():
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    changed = array.copy()
+    changed[1, 2, 3] += 0.5
+    arrays = [array, changed, array.reshape(4, 3, 2), array + 1, array[:, ::-1], array * 1e30]
+    assert len({voxel_digest(Volume(a, np.eye(4))) for a in arrays}) == 6
+    negative_zero = changed.copy()
+    negative_zero[0, 0, 0] = -0.0
+    assert voxel_digest(Volume(negative_zero, np.eye(4))) == voxel_digest(Volume(changed, np.eye(4)))

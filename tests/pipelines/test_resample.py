@@ -1,12 +1,14 @@
 """Resampled volumes have the values and places that closed forms give, and masks keep their classes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medloom.connectors.images import encode_png
-from medloom.pipelines.stages.resample import Resample, resample
+from medloom.pipelines.stages.resample import Resample, resample, resample_to
 from medloom.schemas.errors import ConfigError, Refused
 from medloom.schemas.medium import Medium
 from medloom.schemas.origin import Origin
@@ -229,3 +231,115 @@ def test_pictures_pass_untouched():
 def test_spacing_and_shape_together_are_the_users_mistake():
     with pytest.raises(ConfigError, match="both"):
         Resample(spacing_mm=(1.0, 1.0, 1.0), shape=(2, 2, 2))
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "SAL"])
+def test_what_was_resampled_goes_back_to_exactly_the_native_grid(orientation):
+    affine = _affine((2.5, 1.0, 0.8), 20)
+    native = reorient(Volume(_phantom(affine, (32, 70, 90)).astype(np.int16), affine), orientation)
+    back = resample_to(resample(native, spacing_mm=(1.5, 1.5, 1.5)), affine=native.affine, shape=native.shape)
+    assert back.shape == native.shape
+    assert np.array_equal(back.affine, native.affine)
+    error = _interior(back.array.astype(float) - native.array)
+    assert np.sqrt(np.mean(error**2)) < 8  # of a signal of 265 rms
+
+
+def test_a_mask_goes_back_to_the_native_grid():
+    affine = _affine((2.5, 0.7, 0.7))
+    x, y, z = np.moveaxis(_world(affine, (24, 80, 80)) - _world(affine, (24, 80, 80))[12, 40, 40], -1, 0)
+    ball = reorient(_labels(np.where(x**2 + y**2 + z**2 < 18**2, 3, 0).astype(np.uint8), affine), "RPI")
+    back = resample_to(resample(ball, spacing_mm=(1.5, 1.5, 1.5)), affine=ball.affine, shape=ball.shape)
+    both = ((back.array == 3) & (ball.array == 3)).sum()
+    assert 2 * both / ((back.array == 3).sum() + (ball.array == 3).sum()) > 0.97
+    assert (back.kind, back.labels) == ("label", ball.labels)
+
+
+def test_a_mask_of_a_part_is_background_outside():
+    part = _labels(np.ones((2, 3, 4), np.uint8), _affine((2.0, 1.0, 1.0)))
+    whole = part.affine.copy()
+    whole[:3, 3] -= whole[:3, :3] @ (5, 6, 7)
+    made = resample_to(part, affine=whole, shape=(20, 21, 22))
+    expected = np.zeros((20, 21, 22))
+    expected[7:9, 6:9, 5:9] = 1
+    assert np.array_equal(made.array, expected)
+
+
+def test_a_grid_whose_axes_are_not_parallel_is_refused():
+    volume = Volume(np.zeros((10, 20, 20), np.int16), _affine((2.0, 1.0, 1.0)))
+    with pytest.raises(Refused, match=r"volume\.oblique"):
+        resample_to(volume, affine=_affine((2.0, 1.0, 1.0), 3), shape=(10, 20, 20))
+    with pytest.raises(Refused, match=r"volume\.spacing"):
+        resample_to(volume, affine=volume.affine, shape=(0, 20, 20))
+
+
+def test_a_tilted_stack_goes_to_a_grid_of_the_same_tilt():
+    tilted = _affine((2.0, 1.0, 1.0))
+    tilted[1, 2] = 0.7
+    volume = Volume(np.random.default_rng(0).integers(0, 99, (10, 20, 20)).astype(np.int16), tilted)
+    made = resample_to(volume, affine=tilted, shape=(10, 20, 20))
+    assert np.array_equal(made.array, volume.array)
+
+
+def _speckled() -> np.ndarray:
+    array = np.zeros((12, 40, 40), np.uint8)
+    array[2:10, 5:30, 5:30] = 1
+    array[0, 0, 0] = 9
+    array[6, 17, 17:19] = 4  # inside of class 1: at most 2 of 24 voxels
+    array[11, 38, 38] = array[11, 39, 39] = 6  # most of it in one new voxel
+    array[11, 39, 37] = 6
+    return array
+
+
+def test_keep_small_gives_a_class_that_would_vanish_the_voxel_it_has_most_of():
+    medium = _medium(Volume(np.zeros((12, 40, 40), np.int16), np.eye(4)), seg=(_labels(_speckled()),))
+    (made,) = Resample(shape=(4, 10, 10), keep_small=True)(medium)
+    array = made.seg[0].array
+    assert np.unique(array).tolist() == [0, 1, 4, 6, 9]
+    assert np.argwhere(array == 9).tolist() == [[0, 0, 0]]
+    assert np.argwhere(array == 4).tolist() == [[2, 4, 4]]
+    assert np.argwhere(array == 6).tolist() == [[3, 9, 9]]
+    assert made.transforms[-1] == "kept-small(0:4,6,9)"
+    (without,) = Resample(shape=(4, 10, 10))(medium)
+    assert without.transforms[-1] == "lost-labels(0:4,6,9)"
+    assert (np.unique(without.seg[0].array) == [0, 1]).all()
+
+
+def test_keep_small_leaves_another_class_its_last_voxel():
+    array = np.zeros((2, 2, 2), np.uint8)
+    array[:] = [[[1, 1], [1, 1]], [[1, 1], [2, 3]]]
+    medium = _medium(Volume(np.zeros((2, 2, 2), np.int16), np.eye(4)), seg=(_labels(array),))
+    (made,) = Resample(shape=(1, 1, 1), keep_small=True)(medium)
+    assert made.seg[0].array.tolist() == [[[1]]]
+    assert made.transforms[-1] == "lost-labels(0:2,3)"
+
+
+def test_a_mask_is_never_averaged_and_never_of_a_wide_type():
+    volume = Volume(np.zeros((4, 4, 4), np.int16), np.eye(4))
+    with pytest.raises(Refused, match=r"seg\.dtype"):
+        list(Resample(shape=(2, 2, 2))(_medium(volume, seg=(replace(volume, kind="label"),))))
+    with pytest.raises(Refused, match=r"seg\.kind"):
+        list(Resample(shape=(2, 2, 2))(_medium(volume, seg=(volume,))))
+
+
+def test_values_that_are_no_numbers_are_refused():
+    array = np.zeros((4, 4, 4), np.float32)
+    array[1, 2, 3] = np.nan
+    with pytest.raises(Refused, match=r"measure\.not_finite: 1 voxels"):
+        resample(Volume(array, np.eye(4)), shape=(2, 2, 2))
+
+
+def test_nearest_labels_are_torchs():
+    torch = pytest.importorskip("torch")
+    array = np.random.default_rng(1).integers(0, 9, (13, 50, 61)).astype(np.uint8)
+    medium = _medium(Volume(np.zeros(array.shape, np.int16), np.eye(4)), seg=(_labels(array),))
+    (made,) = Resample(shape=(32, 256, 25), labels="nearest")(medium)
+    reference = torch.nn.functional.interpolate(torch.from_numpy(array)[None, None].float(), size=(32, 256, 25))
+    assert np.array_equal(made.seg[0].array, reference[0, 0].numpy())
+
+
+def test_the_kernel_stands_in_the_transforms_unless_it_is_the_default():
+    medium = _medium(Volume(np.zeros((4, 4, 4), np.int16), np.eye(4)))
+    (made,) = Resample(shape=(2, 2, 2), kernel="lanczos3")(medium)
+    assert made.transforms[-1] == "resize(2,2,2,lanczos3)"
+    with pytest.raises(ConfigError, match="knows no kernel"):
+        Resample(kernel="spline")
