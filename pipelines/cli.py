@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from medloom.pipelines import estimating, fetching
+from medloom.pipelines import deidentifying, estimating, fetching
 from medloom.pipelines.options import Json, Set, answer, parse_settings, print_json, print_parameters, print_table
 from medloom.schemas.errors import ConfigError, GateError
 
@@ -26,6 +26,7 @@ EXAMPLES = {  # shown below a command's options
     "recipes": ("medloom recipes",),
     "fetch": fetching.EXAMPLES,
     "estimate": estimating.EXAMPLES,
+    "deidentify": deidentifying.EXAMPLES,
     "build": (
         "medloom build demo --to out/demo",
         "medloom build pmc_inline --to out/papers --set source=papers/",
@@ -55,8 +56,8 @@ EXAMPLES = {  # shown below a command's options
 def register(app: typer.Typer) -> None:
     """Add the commands to the root command line, in the order in which they are used."""
     for command in (
-        recipes, estimating.estimate, fetching.fetch, build, tables, media, examples, gate, release, publish, inspect,
-        lint, show, report,
+        recipes, estimating.estimate, fetching.fetch, deidentifying.deidentify, build, tables, media, examples, gate,
+        release, publish, inspect, lint, show, report,
     ):  # fmt: skip
         app.command(epilog="\n\n".join(("Examples:", *EXAMPLES[command.__name__])))(command)
 

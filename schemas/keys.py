@@ -95,6 +95,10 @@ class Identity:
         """Return 16 base32 characters for `value` of `kind` ("patient", "series", "object", "digest")."""
         return base64.b32encode(self._digest(kind, value)[:10]).decode().lower()
 
+    def number(self, kind: str, value: str, *, bits: int) -> int:
+        """Return a whole number below 2 ** `bits` for `value` of `kind` ("uid", "date-shift"); `bits`: 8 to 256."""
+        return int.from_bytes(self._digest(kind, value)[: bits // 8])
+
     def _digest(self, kind: str, value: str) -> bytes:
         message = f"{kind}\x00{value}".encode()
         if self.secret is None:
