@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from medloom.pipelines.unit import Task, UnitView
 from medloom.schemas.errors import Refusal
-from medloom.schemas.example import Evidence, Example, Part, Turn
+from medloom.schemas.example import Evidence, Example, Part, Region, Turn
 from medloom.schemas.keys import example_id, sha256_hex
 
 T = TypeVar("T")
@@ -69,6 +69,7 @@ class Rows:
         labels: tuple[str, ...] = (),
         evidence: tuple[Evidence, ...] = (),
         measured: dict[str, float] | None = None,
+        regions: tuple[Region, ...] = (),
     ) -> Example:
         """Return a row; its licence and terms are those of `figure` where that has its own, else the unit's."""
         override = str(figure["licence_override"] or "") if figure else ""
@@ -78,7 +79,7 @@ class Rows:
             task=self.task.task, language=self.language, generator=self.generator,
             licence=override or self.unit.licence,
             terms_id=terms_of(self.unit, figure) if figure else self.unit.terms_id,
-            turns=turns, labels=labels, evidence=evidence, measured=measured or {},
+            turns=turns, labels=labels, evidence=evidence, measured=measured or {}, regions=regions,
         )  # fmt: skip
 
     def refusal(self, key: str, reason: str, detail: str) -> Refusal:
