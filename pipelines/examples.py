@@ -168,10 +168,7 @@ def example_row(example: Example) -> dict[str, Any]:
 def unit_views(build: Build, shard: ShardName, units: tuple[dict[str, Any], ...]) -> list[UnitView]:
     """Return what tasks see of the units of a shard, in the order of the plan."""
     names = [u["unit"] for u in units]
-    rows = {
-        t: _grouped(build, t, names)
-        for t in ("article", "section", "paragraph", "figure", "mention", "series", "finding")
-    }
+    rows = {table: _grouped(build, table, names) for table in SEEN_BY_TASKS}
     media = _media_views(build, shard, rows)
     there = rows["article"].keys() | rows["series"].keys()  # a unit whose object became unreadable has none
     return [_view(unit, rows, media.get(unit["unit"], {})) for unit in units if unit["unit"] in there]

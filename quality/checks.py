@@ -199,8 +199,8 @@ class CtRangePlausible(Check):
     scope = "medium"
 
     def applies(self, row: Row) -> bool:
-        """Volumes of modality CT only."""
-        return _is_volume(row) and row["modality"] == "CT"
+        """Volumes of modality CT whose values are still those that were measured: a preset's have the unit "1"."""
+        return _is_volume(row) and row["modality"] == "CT" and (row.get("units") or "HU") in ("HU", "arbitrary")
 
     def judge(self, row: Row) -> Judgement:
         """Fail "ct.no_air" or "ct.range"; unsure where "min" and "max" were not measured."""
@@ -240,6 +240,25 @@ class ModalityKnown(Check):
         """Fail "modality.unknown"."""
         known = row["modality"] in MODALITIES and row["modality"] != "OT"
         return Judgement("pass") if known else Judgement("fail", "modality.unknown")
+
+
+@dataclass(frozen=True)
+class NoFace(Check):
+    """No face can be told from a volume: it shows no head, or its source says that faces were removed."""
+
+    scope = "medium"
+    severity = "warn"
+
+    def applies(self, row: Row) -> bool:
+        """Volumes of CT, MR and PT, which hold the skin."""
+        return _is_volume(row) and row["modality"] in ("CT", "MR", "PT")
+
+    def judge(self, row: Row) -> Judgement:
+        """Fail "face.possible"; unsure where nobody looked."""
+        face = row.get("face")
+        if not face:
+            return Judgement("unsure", "face.unknown")
+        return Judgement("fail", "face.possible") if face == "possible" else Judgement("pass")
 
 
 @dataclass(frozen=True)
@@ -320,6 +339,7 @@ SOFT_CHECKS: tuple[Check, ...] = (
     CtRangePlausible(),
     AffineKnown(),
     ModalityKnown(),
+    NoFace(),
     TermsKnown(),
     HasText(min_characters=1),
     TurnsAlternate(),

@@ -15,6 +15,7 @@ from medloom.quality import plots
 from medloom.quality.card import shown_parameters
 from medloom.quality.facts import Facts, reasons, states, summary, tally
 from medloom.quality.gates import Finding, GateResult
+from medloom.quality.identity import identity_rows
 from medloom.quality.samples import example_cards, media_cards, spread
 from medloom.schemas.build import Build
 from medloom.schemas.manifest import digest_of_manifest
@@ -102,6 +103,7 @@ def _page(
         "splits": _splits(facts),
         "refused": facts.refused,
         "most_refused": max((entry.count for entry in facts.refused), default=1),
+        "identity": identity_rows(facts),
         "gate": gate,
         "gate_tables": _by_table(gate),
         "media": media_cards(facts, chosen),

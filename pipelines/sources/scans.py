@@ -1,12 +1,15 @@
-"""Scans: a folder of DICOM series, NIfTI volumes and JPEG/PNG images; a unit is an image series or a file."""
+"""Scans: a folder of DICOM series, volumes and images; a unit is a series with its masks, or a file."""
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from medloom.connectors import dicom, images, nifti
+from medloom.connectors import dicom, dicom_reference, images, volumes
+from medloom.connectors.dicom import Policy
+from medloom.connectors.dicom_captures import capture_reason, stated_of
 from medloom.pipelines.sources.work import UnitMade, UnitWork, finish, refusal
 from medloom.schemas.errors import ConfigError, Refused
 from medloom.schemas.keys import digest_of, slug
@@ -32,7 +35,10 @@ class Scans:
         sources_file: JSON file in the root: {path: {terms_id, licence, attribution}} where files differ; "" for none.
         mask_suffix: what a label map's name adds to its image's stem ("_seg": a.nii.gz and a_seg.nii.gz); "" for none.
         mask_labels: value and name of the classes in such label maps.
-        modality, body_part: of NIfTI volumes and images, whose headers name none.
+        modality, body_part: of volumes and images whose headers name none.
+        policy: what becomes of DICOM series with gaps, of tilted ones and of films.
+        captures: "quarantine" refuses saved screens, sheets of doses and photographs, whose pixels often name a
+            patient, unless the source is public; "read" takes them as pictures.
         version: changes when equal files would give other media.
     """
 
@@ -48,7 +54,9 @@ class Scans:
     mask_labels: tuple[tuple[int, str], ...] = ()
     modality: str = "OT"
     body_part: str = ""
-    version: str = "1"
+    policy: Policy = field(default_factory=Policy)
+    captures: Literal["quarantine", "read"] = "quarantine"
+    version: str = "2"
 
     kind = "scans"
 
@@ -58,65 +66,91 @@ class Scans:
 
     def read(self, work: UnitWork) -> UnitMade:
         """Return the samples of one series; called in the guarded child."""
-        series = work.rows["series"][0]
         made = UnitMade(work.unit)
-        paths = [work.paths[link["url"]] for link in work.links if link["key"] == ""]
         try:
-            stacks = self._stacks(series["format"], paths)
+            stacks = self._stacks(work)
         except Refused as refused:
             made.taken = 1
             made.refused.append(refusal(work, work.unit, "read", refused))
             return made
         made.taken, made.made = 1, len(stacks) - 1
+        layers = self._layers(work, made, stacks)
         for stack in stacks:
             key = f"{work.unit}{stack.suffix}"
             if stack.refused:
                 made.refused.append(refusal(work, key, "read", stack.refused))
                 continue
-            seg = self._layers(work, made, key, stack.content) if isinstance(stack.content, Volume) else ()
-            finish(work, made, self._medium(work, key, stack, seg))
+            finish(work, made, self._medium(work, key, stack, layers[stack.suffix]))
         return made
 
-    def _stacks(self, kind: str, paths: list[str]) -> list["_Stack"]:
+    def _stacks(self, work: UnitWork) -> list["_Stack"]:
         """Return everything that is in the objects of one unit."""
-        if kind == "dicom":
-            read = dicom.read_series(paths)
-            kept = [_Stack(s.suffix, s.content, s.plane, s.transforms) for s in read.stacks]
-            return kept + [_Stack(_suffix(part), refused=Refused(why, detail)) for part, why, detail in read.refused]
+        kind = work.rows["series"][0]["format"]
+        paths = [work.paths[link["url"]] for link in work.links if link["key"] == ""]
         if not paths:
             raise Refused("seg.no_image", "a label map without the image that it belongs to")
+        if kind == "dicom":
+            read = dicom.read_series(paths, policy=self.policy)
+            kept = [self._dicom_stack(stack) for stack in read.stacks]
+            return kept + [_Stack(_suffix(part), refused=Refused(why, detail)) for part, why, detail in read.refused]
         copies = Refused("series.duplicate", "another file of the same name, but for its ending, comes before it")
         refused = [_Stack(f"-file-{i + 1}", refused=copies) for i in range(1, len(paths))]
-        if kind in ("nifti", "nifti.gz"):
-            volumes = nifti.read_volumes(paths[0])
-            many = len(volumes) > 1
-            return [_Stack(f"-{i + 1}" if many else "", v, plane_of(v)) for i, v in enumerate(volumes)] + refused
+        if kind == "parametric":
+            from medloom.connectors import dicom_parametric
+
+            return _numbered(dicom_parametric.read_parametric(paths[0])) + refused
+        if kind in volumes.KINDS:
+            return _numbered(volumes.read_volumes(paths[0], kind, companions=_beside(work))) + refused
         return [_Stack("", images.read_picture(Path(paths[0]).read_bytes())), *refused]
 
-    def _layers(self, work: UnitWork, made: UnitMade, key: str, volume: Volume) -> tuple[Volume, ...]:
-        """Return the label maps on the grid of `volume`; one that is refused leaves the volume without it."""
-        layers: list[Volume] = []
-        for number, link in enumerate((link for link in work.links if link["key"] == "mask"), 1):
-            try:
-                if link["url"] not in work.paths:
-                    raise Refused("source.unreadable", "the label map cannot be read now")
-                layers += self._mask(work.paths[link["url"]], volume)
-            except Refused as refused:
-                made.made += 1
-                made.refused.append(refusal(work, f"{key}-mask-{number}", "read", refused))
-        return tuple(layers)
+    def _dicom_stack(self, stack: dicom.Stack) -> "_Stack":
+        if self.deidentify == "on" and self.captures == "quarantine" and (why := capture_reason(stack.header)):
+            return _Stack(stack.suffix, refused=Refused(why, "its header says that its pixels may name a patient"))
+        return _Stack(stack.suffix, stack.content, stack.plane, stack.transforms, stated=stated_of(stack.header))
 
-    def _mask(self, path: str, volume: Volume) -> list[Volume]:
-        layers = nifti.read_labels(path)
+    def _layers(self, work: UnitWork, made: UnitMade, stacks: list["_Stack"]) -> dict[str, list["_Mask"]]:
+        """Return the label maps by stack; one that is on the grid of none is refused, and costs no volume."""
+        found: dict[str, list[_Mask]] = {stack.suffix: [] for stack in stacks}
+        scans = [stack for stack in stacks if isinstance(stack.content, Volume)]
+        masks = [link for link in work.links if link["key"] in ("mask", "seg", "rtstruct")]
+        for number, link in enumerate(masks, 1):
+            fault, taken = Refused("seg.no_image", "no volume of its series could be read"), False
+            for stack in scans:
+                try:
+                    if link["url"] not in work.paths:
+                        raise Refused("source.unreadable", "the label map cannot be read now")
+                    found[stack.suffix] += self._masks(work, link, stack)
+                    taken = True
+                except Refused as refused:
+                    fault = refused
+            if not taken:
+                made.made += 1
+                made.refused.append(refusal(work, f"{work.unit}-mask-{number}", "read", fault))
+        return found
+
+    def _masks(self, work: UnitWork, link: dict[str, Any], stack: "_Stack") -> list["_Mask"]:
+        """Return the layers of one object on the grid of a stack's volume."""
+        path, volume = work.paths[link["url"]], stack.content
+        assert isinstance(volume, Volume)
+        if link["key"] == "seg":
+            from medloom.connectors import dicom_seg
+
+            done = dicom_reference.read_reference(path).transforms
+            return [_Mask(layer, done) for layer in dicom_seg.read_seg(path, volume)]
+        if link["key"] == "rtstruct":
+            from medloom.connectors import dicom_rtstruct
+
+            return [_Mask(layer) for layer in dicom_rtstruct.read_rtstruct(path, volume)]
+        with open(path, "rb") as file:
+            kind = images.sniff(file.read(images.HEAD_BYTES))
+        layers = volumes.read_labels(path, kind, companions=_beside(work))
         for layer in layers:
             if layer.shape != volume.shape or np.abs(layer.affine - volume.affine).max() > GRID_TOLERANCE_MM:
                 raise Refused("seg.grid", f"a label map of shape {layer.shape} is not on the grid of {volume.shape}")
-        return [
-            replace(layer, labels={value: Label(name, stated=name) for value, name in self.mask_labels})
-            for layer in layers
-        ]
+        names = {value: Label(name, stated=name) for value, name in self.mask_labels}
+        return [_Mask(replace(layer, labels=names or layer.labels)) for layer in layers]
 
-    def _medium(self, work: UnitWork, key: str, stack: "_Stack", seg: tuple[Volume, ...]) -> Medium:
+    def _medium(self, work: UnitWork, key: str, stack: "_Stack", masks: list["_Mask"]) -> Medium:
         series = work.rows["series"][0]
         assert stack.content is not None
         origin = Origin(
@@ -137,13 +171,14 @@ class Scans:
             group=work.group,
             origin=origin,
             content=stack.content,
-            seg=seg,
-            labelled=tuple(name for _, name in self.mask_labels) if seg else (),
+            seg=tuple(mask.layer for mask in masks),
+            labelled=tuple(dict.fromkeys(label.name for mask in masks for label in mask.layer.labels.values())),
             modality=series["modality"],
             body_part=series["body_part"],
             plane=stack.plane or series["plane"],
             text=series["text"],
-            transforms=stack.transforms,
+            transforms=(*stack.transforms, *dict.fromkeys(done for mask in masks for done in mask.transforms)),
+            stated=stack.stated,
         )
 
 
@@ -156,6 +191,26 @@ class _Stack:
     plane: str = ""
     transforms: tuple[str, ...] = ()
     refused: Refused | None = None
+    stated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Mask:
+    """A label map on the grid of a volume, and what was done to make it one."""
+
+    layer: Volume
+    transforms: tuple[str, ...] = ()
+
+
+def _numbered(found: list[Volume]) -> list[_Stack]:
+    """Return the volumes of one file as stacks: "-1", "-2", … when there are several."""
+    return [_Stack(f"-{i + 1}" if len(found) > 1 else "", v, plane_of(v)) for i, v in enumerate(found)]
+
+
+def _beside(work: UnitWork) -> dict[str, str]:
+    """Return {name: path} of the unit's files of bare voxels."""
+    data = (link["url"] for link in work.links if link["key"] == "data")
+    return {os.path.basename(url): work.paths[url] for url in data if url in work.paths}
 
 
 def _suffix(part: str) -> str:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from medloom.pipelines.stages.encode import encode
+from medloom.pipelines.stages.measure import voxel_digest
 from medloom.schemas.errors import BugError, Refusal, Refused
 from medloom.schemas.keys import Identity
 from medloom.schemas.medium import Medium, Sample
+from medloom.schemas.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def finish(work: UnitWork, made: UnitMade, medium: Medium) -> None:
         BugError: a stage failed in a way that is no refusal; it names the stage, the medium and the place in the code.
     """
     try:
-        media = [medium]
+        media = [_as_read(medium)]
         for stage in work.stages:
             media = [out for one in media for out in _staged(stage, one)]
         if not media:
@@ -67,6 +69,13 @@ def finish(work: UnitWork, made: UnitMade, medium: Medium) -> None:
         return
     made.made += len(samples) - 1
     made.samples.extend(samples)
+
+
+def _as_read(medium: Medium) -> Medium:
+    """Return a volume with the digest of its values before any stage changes them."""
+    if isinstance(medium.content, Volume):
+        return replace(medium, voxel_digest=voxel_digest(medium.content))
+    return medium
 
 
 def _staged(stage: Any, medium: Medium) -> list[Medium]:
@@ -92,9 +101,11 @@ def refusal(work: UnitWork, key: str, stage: str, refused: Refused) -> Refusal:
 
 
 def _private_pixels(work: UnitWork, medium: Medium) -> Medium:
-    """Return a clinical medium without what anyone who holds the image could compute and look up: its plain digest and
+    """Return a clinical medium without what anyone who holds the image could compute and look up: its plain digests and
     its perceptual hash, which no key can hide, since near images must have near hashes.
     """
     if work.pixel_secret is None:
         return medium
-    return replace(medium, pixel_digest=Identity(work.pixel_secret).token("pixels", medium.pixel_digest), phash="")
+    who = Identity(work.pixel_secret)
+    voxels = who.token("voxels", medium.voxel_digest) if medium.voxel_digest else ""
+    return replace(medium, pixel_digest=who.token("pixels", medium.pixel_digest), voxel_digest=voxels, phash="")

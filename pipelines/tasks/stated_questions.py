@@ -1,9 +1,11 @@
-"""StatedQuestions: questions and answers that an article itself prints, with the figures that the question cites."""
+"""StatedQuestions: questions and answers that a source itself states, with the figures or scans that they are about."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from medloom.pipelines.tasks.region_words import spoken
+from medloom.pipelines.tasks.regions import said
 from medloom.pipelines.tasks.rows import Rows, conversation, language_of
 from medloom.pipelines.unit import UnitView
 from medloom.schemas.ask import Ask
@@ -27,6 +29,9 @@ class StatedQuestions:
 
     Paragraphs of one question are joined by line breaks, those of its answer too. What is refused is a row:
     "question.no_answer", "question.no_figure" (it cites none), "question.figure_missing" (one of them was not kept).
+
+    A question that is stated beside a scan is about all volumes and images of its unit; where its answer means a class
+    of the masks, the row has that region ("question.mask_missing" when there is no such class, or several).
     """
 
     task: ClassVar[str] = "stated_vqa"
@@ -34,10 +39,10 @@ class StatedQuestions:
     asks: ClassVar[bool] = False
 
     def examples(self, unit: UnitView, fingerprint: str, ask: Ask | None) -> Iterator[Example | Refusal]:
-        """Give the questions of a paper in its order."""
+        """Give the questions of a paper or of a scan in their order."""
         rows = Rows(self, unit, fingerprint, language_of(unit), f"stated_questions:{self.version}")
         for pair in _pairs(unit):
-            yield _made(rows, pair)
+            yield _made(rows, pair) if unit.article else _of_scan(rows, pair)
 
 
 def _pairs(unit: UnitView) -> Iterator[_Pair]:
@@ -75,6 +80,23 @@ def _made(rows: Rows, pair: _Pair) -> Example | Refusal:
     turns = conversation([key for keys in media for key in keys], question, answer)
     evidence = tuple(Evidence(f"paragraph:{p['par_id']}", 0, len(p["text"]), p["text"]) for p in pair.answer)
     return rows.example(first, turns=turns, evidence=evidence)
+
+
+def _of_scan(rows: Rows, pair: _Pair) -> Example | Refusal:
+    first, meant = pair.question[0]["par_id"], pair.question[0]["scope_id"]
+    question, answer = (_said(paragraphs) for paragraphs in (pair.question, pair.answer))
+    if not question or not answer:
+        return rows.refusal("", "question.no_answer", f"the question at {first} has no words, or no answer")
+    media = list(rows.unit.media.values())
+    if not media:
+        return rows.refusal("", "question.figure_missing", f"no scan that the question at {first} is about was kept")
+    found = [(m.key, region) for m in media for region in m.regions if region.voxels and spoken(region.label) == meant]
+    if meant and len(found) != 1:
+        return rows.refusal("", "question.mask_missing", f"{len(found)} classes are the one that {first} means")
+    regions = tuple(said(key, region, meant if meant in answer else "") for key, region in found if meant)
+    evidence = tuple(Evidence(f"paragraph:{p['par_id']}", 0, len(p["text"]), p["text"]) for p in pair.answer)
+    turns = conversation([m.key for m in media], question, answer)
+    return rows.example(first, turns=turns, evidence=evidence, regions=regions)
 
 
 def _said(paragraphs: list[dict[str, Any]]) -> str:

@@ -19,14 +19,15 @@ from medloom.schemas.store import Store
 
 SCANS = {  # what is wrong with each file of `write_junk`, as the reason of its row
     "empty.dcm": "source.empty_file", "truncated.dcm": "dicom.", "bomb.xml": "source.format",
-    "escape.tar": "source.format", "pixel.png": "image.too_small", "huge.png": "image.pixels",
+    "escape.tar": "archive.path", "pixel.png": "image.too_small", "huge.png": "image.pixels",
     "random.bin": "source.format", "paper.pdf": "source.format", "._hidden.png": "source.hidden_file",
     "zero.nii": "nifti.corrupt", "bomb.nii.gz": "nifti.", "bomb.gz": "source.format",
     "broken.jpg": "image.", "text.nii.gz": "source.format", "open.xml": "source.format", "loop": "source.unreadable",
     "up": "source.unreadable",
 }  # fmt: skip
 PAPERS = SCANS | {
-    "truncated.dcm": "source.format", "bomb.xml": "jats.", "zero.nii": "source.format", "bomb.nii.gz": "source.format",
+    "truncated.dcm": "source.format", "escape.tar": "source.format", "bomb.xml": "jats.",
+    "zero.nii": "source.format", "bomb.nii.gz": "source.format",
     "open.xml": "jats.malformed", "pixel.png": "image.unreferenced", "huge.png": "image.unreferenced",
     "broken.jpg": "image.unreferenced",
 }  # fmt: skip
@@ -46,12 +47,12 @@ def recipe(folder: Path, kind: str) -> str:
 
 
 def reasons_by_url(out: Path) -> dict[str, list[str]]:
-    """What each object of the source came to: the reasons of its own refusal, or of those of its unit."""
+    """What each file of the source came to: the reasons of its own refusal, or of those of its unit or one member."""
     refused: dict[str, list[str]] = {}
     for row in Build(str(out)).refusals():
         refused.setdefault(row["unit"], []).append(row["reason"])
     links = read_links(Store(str(out))).to_pylist()
-    return {link["url"]: refused.get(link["unit"], []) for link in links}
+    return {link["url"].partition("!/")[0]: refused.get(link["unit"], []) for link in links}
 
 
 def expected_of(url: str, kind: str) -> str:

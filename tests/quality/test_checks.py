@@ -15,6 +15,7 @@ from medloom.quality.checks import (
     MinSide,
     MinSlices,
     ModalityKnown,
+    NoFace,
     NotConstant,
     RefersToMedia,
     SpacingPlausible,
@@ -161,6 +162,15 @@ def test_ct_and_volume_rules_leave_other_rows_alone():
     names = {v.check.partition("(")[0] for v in run_checks([picture()], SOFT_CHECKS)}
     assert names == {"MinSide", "AspectPlausible", "NotConstant", "ModalityKnown", "TermsKnown"}
     assert not CtRangePlausible().applies(volume(modality="MR"))
+
+
+def test_a_possible_face_is_only_warned_of_and_one_that_nobody_looked_for_is_unsure():
+    outcomes = {face: NoFace().judge(volume(face=face)).outcome for face in ("possible", "removed", "none", "", None)}
+    assert outcomes == {"possible": "fail", "removed": "pass", "none": "pass", "": "unsure", None: "unsure"}
+    assert NoFace().judge(volume()).outcome == "unsure"  # a row of an older format
+    assert NoFace.severity == "warn"
+    assert not NoFace().applies(picture())
+    assert not NoFace().applies(volume(modality="NM"))
 
 
 def test_checks_are_frozen_and_name_a_version_and_a_severity():
