@@ -5,38 +5,26 @@ import inspect
 import math
 import os
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Protocol, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import pydantic
 
 from medloom.pipelines import recipes as bundled
 from medloom.pipelines.carried import module_of_text
+from medloom.pipelines.sources.cases import Cases
+from medloom.pipelines.sources.labelled import Labelled
 from medloom.pipelines.sources.papers import Papers
 from medloom.pipelines.sources.scans import Scans
-from medloom.pipelines.unit import Task
+from medloom.pipelines.unit import Stage, Task
 from medloom.schemas.errors import ConfigError, MedloomError
 from medloom.schemas.keys import fingerprint
-from medloom.schemas.medium import Medium
 
-Source = Papers | Scans
+Source = Papers | Scans | Cases | Labelled
 Location = Annotated[str, "location"]  # type of a parameter that says where, not what: it decides no byte
-
-
-class Stage(Protocol):
-    """What is done to a medium: a frozen dataclass with a version, from one medium to zero or more, or `Refused`."""
-
-    @property
-    def version(self) -> str:
-        """Changes when equal inputs would give other bytes."""
-        ...
-
-    def __call__(self, medium: Medium) -> Iterator[Medium]:
-        """Give the media made of one."""
-        ...
 
 
 @dataclass(frozen=True)

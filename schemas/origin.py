@@ -35,6 +35,7 @@ TERMS: dict[str, Terms] = {
     "cc-by-nc": Terms("CC-BY-NC-4.0", True, True, False, "any"),
     "cc-by-nc-sa": Terms("CC-BY-NC-SA-4.0", True, True, False, "any"),
     "cc-by-nc-nd": Terms("CC-BY-NC-ND-4.0", True, False, False, "any"),
+    "nih-cxr": Terms("LicenseRef-NIH-ChestX-ray14", True, True, True, "any"),  # unrestricted; the NIH is to be named
     "icbm-152": Terms("LicenseRef-ICBM-152", True, True, True, "any"),  # free with MNI's notice in all copies
     "apache-2.0": Terms("Apache-2.0", True, True, True, "any"),
     "mit": Terms("MIT", True, True, True, "any"),

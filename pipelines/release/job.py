@@ -33,7 +33,7 @@ from medloom.schemas.release import (
 from medloom.schemas.store import Store
 from medloom.schemas.tables import FORMAT_VERSION, RELEASE_ROW, STATE
 
-VERSION = "2"  # changes when equal builds and policy would give other rows or states
+VERSION = "3"  # changes when equal builds and policy would give other rows or states
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from medloom.quality.checks import SOFT_CHECKS, is_content, run_checks
 from medloom.schemas.build import Build, conform
+from medloom.schemas.keys import canonical_json
 from medloom.schemas.store import Store
 from medloom.schemas.tables import EXAMPLE, INDEX, RELEASE_ROW, STATE
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 MEDIA = pa.schema([
     ("build", pa.int32()), ("key", pa.string()), ("unit", pa.string()), ("group", pa.string()), ("split", pa.string()),
     ("layout", pa.string()), ("modality", pa.string()), ("shape", pa.string()), ("terms_id", pa.string()),
-    ("pixel_digest", pa.string()), ("phash", pa.string()), ("states", pa.list_(pa.struct(list(STATE)))),
+    ("pixel_digest", pa.string()), ("phash", pa.string()), ("voxel_digest", pa.string()), ("drawn", pa.string()),
+    ("states", pa.list_(pa.struct(list(STATE)))),
 ])  # fmt: skip
 EXAMPLES = pa.schema([
     ("example_id", pa.string()), ("build", pa.int32()), ("source", pa.string()), ("unit", pa.string()),
@@ -74,7 +76,11 @@ def _read_index(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def _medium(file: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     kept = {name: row[name] for name in MEDIA.names if name in row}
     shape = "x".join(map(str, row["shape"]))
-    return {**kept, "build": file["build"], "shape": shape, "phash": row["phash"] or "", "states": _failing([row])}
+    drawn = sorted([label["name"], label["side"], label["voxels"]] for label in row["labels"] or ())
+    return {
+        **kept, "build": file["build"], "shape": shape, "phash": row["phash"] or "", "states": _failing([row]),
+        "voxel_digest": row["voxel_digest"] or "", "drawn": canonical_json(drawn),
+    }  # fmt: skip
 
 
 def _read_examples(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

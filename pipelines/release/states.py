@@ -29,8 +29,8 @@ class Policy:
     Attributes:
         commercial: withhold what its terms keep from commercial use.
         checks: withhold what fails a soft check.
-        duplicates: withhold images that their split holds twice, pixel for pixel. What stands in two splits is always
-            withheld from the one nearer to training.
+        duplicates: withhold images that their split holds twice, pixel for pixel, and volumes that were read with the
+            same values. What stands in two splits is always withheld from the one nearer to training.
         near_duplicates: withhold pictures and articles that are nearly those of another article, within a split and
             from the training side of two, and pictures whose caption stands in another split.
     """
@@ -118,30 +118,40 @@ def _straddling(examples: "DataFrame") -> "DataFrame":
 
 
 def _duplicates(examples: "DataFrame", media: "DataFrame", policy: Policy) -> "DataFrame":
-    """Return states of media whose pixels stand elsewhere under another key: across splits the training side loses;
-    within a split the first build's medium wins, unless their labels differ: then both stay.
+    """Return states of media whose pixels as stored, or whose volume as read, stand elsewhere under another key."""
+    pixels = _same(examples, media, policy, "pixel_digest", "pixels")
+    voxels = _same(examples, media, policy, "voxel_digest", "voxels")
+    return pixels.unionByName(voxels.join(pixels.select("id", "reason"), ["id", "reason"], "left_anti"))
+
+
+def _same(examples: "DataFrame", media: "DataFrame", policy: Policy, digest: str, by: str) -> "DataFrame":
+    """Return states of media that share the value of the column `digest`: across splits the training side loses;
+    within a split the first build's medium wins, unless their labels or what is drawn in them differ: then both stay.
+    The volumes that stages made of one unit share what they were read from, and are no duplicates of each other.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as sf
 
     strictest = Window.partitionBy("key").orderBy("rank", "build")  # a key of several builds is one medium
-    same, side = Window.partitionBy("pixel_digest"), Window.partitionBy("pixel_digest", "split")
+    same, side = Window.partitionBy(digest), Window.partitionBy(digest, "split")
     first = side.orderBy("build", "key")
+    another = sf.col("unit") != sf.first("unit").over(first) if by == "voxels" else sf.lit(True)
     shared = (
-        media.where("pixel_digest <> ''")
+        media.where(f"{digest} <> ''")
         .withColumn("rank", rank())
         .withColumn("view", sf.row_number().over(strictest))
         .where("view = 1")
         .join(said_of(examples, "key"), "key", "left")
-        .withColumn("said", sf.coalesce("said", sf.lit("[]")))
+        .withColumn("said", sf.concat(sf.coalesce("said", sf.lit("[]")), sf.coalesce("drawn", sf.lit("[]"))))
         .withColumn("best", sf.min("rank").over(same))
         .withColumn("nth", sf.row_number().over(first))
+        .withColumn("another", another)
         .withColumn("agree", sf.min("said").over(side) == sf.max("said").over(side))
     )
     across = sf.col("rank") > sf.col("best")
-    within = (sf.col("nth") > 1) & sf.col("agree") & sf.lit(policy.duplicates)
+    within = (sf.col("nth") > 1) & sf.col("another") & sf.col("agree") & sf.lit(policy.duplicates)
     reason = sf.when(across, "duplicate.across_splits").otherwise("duplicate.exact")
     return shared.where(across | within).select(
         sf.lit("medium").alias("scope"), sf.col("key").alias("id"), sf.lit("withheld").alias("state"),
-        reason.alias("reason"), sf.lit("pixels").alias("by"),
+        reason.alias("reason"), sf.lit(by).alias("by"),
     )  # fmt: skip

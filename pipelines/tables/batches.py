@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medloom.pipelines.recipe import Source
+from medloom.pipelines.sources.cases import Cases
 from medloom.pipelines.sources.papers import Papers
 from medloom.pipelines.tables.known import Known
 from medloom.pipelines.tables.pictures import Pictures, papers_showing
@@ -77,9 +78,10 @@ def batches(all_wanted: list[Wanted], listings: Mapping[str, pa.Table], known: K
         if works:
             yield works
         return
-    for work in works:
+    for together in _sharing(works):
+        work = together[0]
         if not isinstance(work.source, Papers):  # a series is known by all its slices: never cut
-            yield [work]
+            yield together
             continue
         named = pc.match_substring_regex(work.objects["url"], _ARTICLE)
         for piece in _pieces(work.objects.filter(named)):
@@ -87,6 +89,15 @@ def batches(all_wanted: list[Wanted], listings: Mapping[str, pa.Table], known: K
         # The files that articles were found to show are known by now.
         for piece in _pieces(known.fresh(work.source.name, work.objects.filter(pc.invert(named)))):
             yield [replace(work, objects=piece)]
+
+
+def _sharing(works: list[Work]) -> list[list[Work]]:
+    """Return works whose sources number the same patients together: a patient's split is decided once, by them all."""
+    found: dict[tuple[str, str], list[Work]] = {}
+    for work in works:
+        patients = work.source.spec.patients if isinstance(work.source, Cases) else ""
+        found.setdefault((patients, "" if patients else work.source.name), []).append(work)
+    return list(found.values())
 
 
 def _pieces(objects: pa.Table) -> Iterator[pa.Table]:

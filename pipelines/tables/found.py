@@ -27,6 +27,7 @@ class Found:
         groups: group of each unit.
         tables: gives the rows of the units by table, all rows of a unit at once; called once.
         again: whether all units change although their objects are as they were (their terms changed).
+        splits: official split of the units that have one; None of a source that never states any.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Found:
     groups: dict[str, str]
     tables: Callable[[], Iterator[dict[str, pa.Table]]]
     again: bool = False
+    splits: dict[str, str] | None = None
 
 
 def refused_row(source: str, identity: Identity, row: dict[str, Any], reason: str, detail: str) -> dict[str, Any]:

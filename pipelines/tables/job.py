@@ -15,13 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medloom.connectors.settings import identity
-from medloom.pipelines.recipe import LoadedRecipe
+from medloom.pipelines.recipe import LoadedRecipe, Source
+from medloom.pipelines.sources.cases import Cases
+from medloom.pipelines.sources.labelled import Labelled
 from medloom.pipelines.sources.listing import list_objects
+from medloom.pipelines.sources.members import list_objects as list_members
 from medloom.pipelines.sources.papers import Papers
 from medloom.pipelines.tables.batches import Work, batches, wanted
+from medloom.pipelines.tables.cases import read_cases
 from medloom.pipelines.tables.changes import changes
 from medloom.pipelines.tables.found import Found
 from medloom.pipelines.tables.known import Known, read_links
+from medloom.pipelines.tables.labelled import read_labelled
 from medloom.pipelines.tables.papers import read_papers
 from medloom.pipelines.tables.parts import append, next_part
 from medloom.pipelines.tables.places import Places
@@ -58,7 +63,7 @@ def make_tables(loaded: LoadedRecipe, store: Store, *, master: str) -> TablesDon
     from medloom.pipelines.spark import session
 
     part, recipe, build = next_part(store), loaded.recipe, Build(store.url)
-    listings = {source.name: list_objects(source.root) for source in recipe.sources}
+    listings = _listings(recipe.sources)
     known, places = Known(read_links(store)), Places(store, recipe)
     new = [w for s in recipe.sources if (w := wanted(build, s, listings[s.name], known)) is not None]
     added = changed = 0
@@ -78,6 +83,18 @@ def make_tables(loaded: LoadedRecipe, store: Store, *, master: str) -> TablesDon
     return TablesDone(sum(one.fresh for one in new), added, changed)
 
 
+def _listings(sources: tuple[Source, ...]) -> dict[str, pa.Table]:
+    """Return the objects of each source by its name: of public sets that share a folder, each its own."""
+    sets = {s.name: s for s in sources if isinstance(s, Cases)}
+    others = [source for source in sources if source.name not in sets]
+    found = {s.name: (list_objects if isinstance(s, Papers) else list_members)(s.root) for s in others}
+    whole = {root: list_members(root) for root in {source.root for source in sets.values()}}
+    for name, source in sets.items():
+        mine = [source.takes(url) for url in whole[source.root]["url"].to_pylist()]
+        found[name] = whole[source.root].filter(pa.array(mine, pa.bool_()))
+    return found
+
+
 def _found(spark: "SparkSession", works: list[Work], known: Known, listings: Mapping[str, pa.Table]) -> list[Found]:
     """Read the objects of a batch, source by source."""
     found: list[Found] = []
@@ -89,6 +106,12 @@ def _found(spark: "SparkSession", works: list[Work], known: Known, listings: Map
             owners = partial(_owners, known=known, source=one.source.name, listings=listings, before=before)
             files = 1 + size // FILE_BYTES
             found.append(read_papers(spark, one.source, one, owners=owners, partitions=partitions, files=files))
+        elif isinstance(one.source, Cases):
+            who = identity(one.source.deidentify)
+            found.append(read_cases(one.source, one.objects, identity=who, again=one.again))
+        elif isinstance(one.source, Labelled):
+            who = identity(one.source.deidentify)
+            found.append(read_labelled(one.source, one.objects, identity=who, again=one.again))
         else:
             who = identity(one.source.deidentify)
             found.append(

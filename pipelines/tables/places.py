@@ -14,17 +14,40 @@ from medloom.schemas.tables import PLAN, TABLES
 
 
 def new_groups(build: Build, recipe: Recipe, found: list[Found], known_units: set[str]) -> pa.Table:
-    """Return rows of "group" for the units that have none: the split is a salted hash of the group alone."""
+    """Return rows of "group" for the units that have none.
+
+    The split is the group's recorded one, else the official one of its units, the most protected where they differ,
+    else a salted hash of the group alone.
+    """
     maybe = sorted(known_units & {unit for one in found for unit in one.groups})
     have = set(build.table("group", ["unit"], units=maybe)["unit"].to_pylist()) if maybe else set()
-    rows = [
-        {
-            "unit": unit, "source": one.source, "group": group, "split_by": "hash",
-            "split": split_of(group, salt=recipe.salt, shares=recipe.shares),
-        }
-        for one in found for unit, group in one.groups.items() if unit not in have
-    ]  # fmt: skip
+    stated = _stated(build, found)
+    rows = []
+    for one in found:
+        for unit, group in one.groups.items():
+            if unit not in have:
+                split, by = stated.get(group) or (split_of(group, salt=recipe.salt, shares=recipe.shares), "hash")
+                rows.append({"unit": unit, "source": one.source, "group": group, "split": split, "split_by": by})
     return pa.Table.from_pylist(sorted(rows, key=lambda row: row["unit"]), schema=TABLES["group"])
+
+
+def _stated(build: Build, found: list[Found]) -> dict[str, tuple[str, str]]:
+    """Return split and what decided it, by group, of the groups whose split a source states or the build has."""
+    stating = [one for one in found if one.splits is not None]
+    if not stating:
+        return {}
+    stated: dict[str, tuple[str, str]] = {}
+    for one in stating:
+        for unit, split in (one.splits or {}).items():
+            before, _ = stated.get(one.groups[unit], (split, ""))
+            stated[one.groups[unit]] = min(before, split, key=_PROTECTED.index), "official"
+    named = pa.array(sorted({group for one in stating for group in one.groups.values()}), pa.string())
+    recorded = build.table("group", ["group", "split", "split_by"])
+    kept = recorded.filter(pc.is_in(recorded["group"], named)).to_pylist()
+    return stated | {row["group"]: (row["split"], row["split_by"]) for row in kept}
+
+
+_PROTECTED = ("test", "validation", "train")  # which of two official splits of one patient holds
 
 
 class Places:

@@ -44,6 +44,8 @@ class Paper:
     body: str = SENTENCE
     pmcid: str = "PMC1"
     version: int | None = None
+    voxels: str = ""  # digest of a volume as read
+    drawn: Sequence[tuple[str, str, int]] = ()  # name, side and voxels of the classes of its masks
 
     @property
     def of(self) -> str:
@@ -153,7 +155,11 @@ def _sample(paper: Paper, key: str, pixels: np.ndarray) -> Sample:
         "unit": paper.unit, "group": paper.of, "split": paper.split, "layout": "png", "modality": "figure",
         "body_part": "", "plane": "", "source": "papers", "licence": paper.terms_id, "terms_id": paper.terms_id,
         "digest": origin.digest, "pixel_digest": medium.pixel_digest, "measured": medium.measured,
-        "phash": medium.phash,
+        "phash": medium.phash, "voxel_digest": paper.voxels,
+        "labels": [
+            {"layer": 0, "value": i, "name": name, "side": side, "stated": "", "voxels": n, "volume_ml": 0.0, "box": []}
+            for i, (name, side, n) in enumerate(paper.drawn, 1)
+        ],
     }  # fmt: skip
     return Sample(key, "png", {"json": facts, "png": shown}, columns)
 

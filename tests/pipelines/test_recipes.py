@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from tests.demo import small_source
+from tests.pipelines.label_sets import chestxray14
 
 from medloom.pipelines.recipe import load_recipe, recipe_names
 from medloom.schemas.errors import ConfigError
@@ -14,6 +17,8 @@ from medloom.schemas.release import Release
 
 SETTINGS = {
     "demo": ["--set", "source={source}"],
+    "labelled_images": ["--set", "source={source}/../sets", "--set", "set=chestxray14"],
+    "m3d_seg": ["--set", "source={source}/../public"],
     "pmc_captions": ["--set", "source={source}/case_reports"],
     "pmc_case_report": ["--set", "source={source}/case_reports"],
     "pmc_inline": ["--set", "source={source}/case_reports"],
@@ -25,7 +30,22 @@ SETTINGS = {
 def source(tmp_path_factory):
     pytest.importorskip("allofplos", reason="needs the extra demo")
     folder = tmp_path_factory.mktemp("demo")
-    return small_source(folder / "whole", folder / "small")
+    small = small_source(folder / "whole", folder / "small")
+    chestxray14(folder / "sets")
+    public_set(folder / "public/Task03_Liver")
+    return small
+
+
+def public_set(folder: Path) -> None:
+    """Write two synthetic scans with masks as the Medical Segmentation Decathlon lays them out."""
+    for number in (0, 1):
+        values = np.random.default_rng(number).integers(-1000, 400, (72, 72, 8)).astype(np.int16)
+        masks = np.zeros(values.shape, np.uint8)
+        masks[10:40, 20:50, 2:6], masks[15:20, 30:40, 3:5] = 1, 2
+        for part, array in (("imagesTr", values), ("labelsTr", masks)):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            image = nibabel.Nifti1Image(array, np.diag([-0.8, -0.8, 2.5, 1.0]))
+            image.to_filename(folder / part / f"liver_{number}.nii.gz")
 
 
 def medloom(*arguments: str) -> subprocess.CompletedProcess[str]:

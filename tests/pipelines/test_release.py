@@ -85,6 +85,33 @@ def test_each_reason_withholds_what_it_should_and_nothing_else(varied):
     ]  # fmt: skip
 
 
+def test_the_same_scan_of_two_sets_is_found_by_its_voxels_though_stored_otherwise(tmp_path):
+    liver, spleen = (("liver", "", 40),), (("spleen", "", 7),)
+    made = small_build(
+        tmp_path / "out",
+        Paper("lits", pixels=(1,), voxels="one", drawn=liver),
+        Paper("atlas", pixels=(2,), voxels="one", drawn=spleen, split="test"),
+        Paper("kits-a", pixels=(3,), voxels="two", drawn=liver),
+        Paper("kits-b", pixels=(4,), voxels="two", drawn=liver),
+        Paper("organs", pixels=(5,), voxels="three", drawn=liver),
+        Paper("tumors", pixels=(6,), voxels="three", drawn=spleen),
+        Paper("crops", pixels=(7, 8), voxels="four"),
+        Paper("picture", pixels=(9,)),
+        Paper("other-picture", pixels=(10,)),
+        Paper("pair-a", pixels=(11,), voxels="five"),
+        Paper("pair-b", pixels=(11,), voxels="five"),
+    )
+    found = release(made.url, to=str(tmp_path / "rel"))
+    said = found.store.read_table("0001/states.parquet").to_pylist()
+    assert [(row["id"], row["reason"], row["by"]) for row in said if row["scope"] == "medium"] == [
+        ("kits-b-f1", "duplicate.exact", "voxels"),
+        ("lits-f1", "duplicate.across_splits", "voxels"),
+        ("pair-b-f1", "duplicate.exact", "pixels"),
+    ]
+    allowed = release(made.url, to=str(tmp_path / "allowed"), duplicates=False)
+    assert reasons(allowed) == {"lits-f1": "duplicate.across_splits", "terms_id=unknown": "terms.unknown"}
+
+
 def test_counts_are_those_of_the_rows(varied):
     counts = varied[1].facts["counts"]
     assert counts["rows"] == varied[1].rows.num_rows == 13
