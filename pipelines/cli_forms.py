@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medloom.pipelines.options import Json, answer, print_json
+from medloom.pipelines.options import Json, Set, answer, parse_settings, print_json
 from medloom.schemas.errors import ConfigError
 
 Form = Annotated[str, typer.Argument(help="Name of a form; without one they are listed.")]
@@ -15,11 +15,14 @@ EXAMPLES = {
         "medloom export",
         "medloom export pmc_inline out/papers --to out/pmc_inline",
         "medloom export stand_off out/papers --to out/stand_off --split train",
+        "medloom export nifti out/scans --to out/nifti",
+        "medloom export out/scans --to nifti out/nifti",
     ),
     "import": (
         "medloom import pmc_oa downloads/pmc_oa --to out/imported",
         "medloom build pmc_inline --to out/papers --set source=out/imported/papers",
         "medloom import stand_off out/stand_off --source my-articles/ --to out/filled",
+        "medloom import m3d downloads/M3D_Seg_npy --to out/m3d --set spacing_mm=5,0.8,0.8 --set orientation=LPS",
     ),
 }
 
@@ -39,7 +42,10 @@ def export(
 ) -> None:
     """Write the live part of a release in a form that others read, with counts, licences and whom to name.
 
-    What terms forbid to redistribute stays back; the form stand_off holds neither text nor pixels and lets it go.
+    It may be said as FORM DATA --to FOLDER, or as DATA --to FORM FOLDER.
+
+    Papers leave as text and figures, scans as volumes, masks and questions, each in the forms that have a place for
+    them. What terms forbid to redistribute stays back; the form stand_off holds neither text nor pixels and lets it go.
     """
     from medloom.pipelines.export import export as run
     from medloom.pipelines.export import forms
@@ -47,6 +53,8 @@ def export(
     if not form:
         _list(forms(), as_json=as_json)
         return
+    if form not in forms() and to in forms():  # said as DATA --to FORM FOLDER
+        form, data, to = to, form, data
     _must_say("export", form, {"DATA": data, "--to": to})
     done = run(form, data, to, split=split)
     line = _told(f"exported {to} as {form}", done["counts"], "written", "kept_back")
@@ -60,9 +68,12 @@ def import_(
     copies: Annotated[
         str, typer.Option("--source", help="For stand_off: folder with your copies of the articles and figures.")
     ] = "",
+    settings: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Read a form of others into a folder of articles and figures; its papers/ is the source of a recipe of papers.
+    """Read a form of others into a folder whose papers/, or scans/, is the source of a recipe.
+
+    Volumes whose files say neither spacing nor orientation need both by --set: neither is guessed.
 
     Each thing that is refused has a row in refused.jsonl, and nothing else is lost with it.
     """
@@ -73,7 +84,7 @@ def import_(
         _list(forms(), as_json=as_json)
         return
     _must_say("import", form, {"SOURCE": source, "--to": to})
-    done = run(form, source, to, copies=copies)
+    done = run(form, source, to, copies=copies, settings=parse_settings(settings or []))
     line = _told(f"imported {form} to {to}", done["counts"], "made", "refused")
     answer(done, line, as_json=as_json)
 

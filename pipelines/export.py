@@ -23,6 +23,8 @@ from medloom.schemas.store import Store
 from medloom.schemas.tables import FORMAT_VERSION
 
 MANIFEST = "manifest.json"
+WHOLE = ("nifti",)  # forms that convert and do not train: what is unfit to train on goes too
+OF_SCANS = ("m3d", "nifti", "radfm")  # forms of scans, which go back to whoever declared them public
 
 
 def forms(package: ModuleType = exports, function: str = "export") -> dict[str, str]:
@@ -62,10 +64,14 @@ def export(name: str, data: str, to: str, *, split: str = "") -> dict[str, Any]:
     write = form(name)
     release = Release(data)
     with new_folder(to) as store:
-        out = outgoing(release, split=split, unbound=name == "stand_off")
+        out = outgoing(
+            release, split=split, unbound=name == "stand_off", as_declared=name in OF_SCANS, unfit=name in WHOLE
+        )
         with Writing(out, store) as writing:
             write(writing)
         counts = writing.counts(articles=_articles(out), left_out="form.no_place")
+        if not counts["articles"]["in"]:
+            del counts["articles"]
         if not counts["examples"]["written"] and not counts["media"]["written"]:
             why = ", ".join(f"{n} {reason}" for reason, n in counts["examples"]["kept_back"].items())
             raise GateError(
@@ -120,9 +126,11 @@ def _readme(name: str, manifest: dict[str, Any]) -> str:
         back = ", ".join(f"{n} {reason}" for reason, n in counts["kept_back"].items()) or "none"
         lines.append(f"| {what} | {counts['in']} | {counts['written']} | {back} |")
     lines += [f"\n{n} {what}." for what, n in manifest["noted"].items() if n]
-    lines += ["", "## Licences", "", "| terms | articles | SPDX |", "|---|---|---|"]
+    named = "articles" if ARTICLES in manifest["files"] else "media"
+    lines += ["", "## Licences", "", f"| terms | {named} | SPDX |", "|---|---|---|"]
     lines += [f"| {terms} | {n} | {TERMS[terms].spdx} |" for terms, n in manifest["licences"].items()]
-    lines += ["", f"`{ARTICLES}` names the licence and the authors to name of every article"]
-    lines[-1] += f", `{MEDIA}` of every picture." if MEDIA in manifest["files"] else "."
+    told = [f"`{ARTICLES}` names the licence and the authors to name of every article"] * (named == "articles")
+    told += [f"`{MEDIA}` names the licence and whom to name of every medium"] * (MEDIA in manifest["files"])
+    lines += ["", f"{', '.join(told)}."]
     lines += ["Name them wherever the material is used.", ""]
     return "\n".join(lines)

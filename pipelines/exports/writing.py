@@ -6,18 +6,43 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from medloom.pipelines.csv_guard import guarded
 from medloom.pipelines.exports.papers import Paper, PaperPicture, papers
+from medloom.pipelines.exports.stored import StoredMedium, stored_media
 from medloom.pipelines.outgoing import Outgoing
 from medloom.schemas.store import Store
 
 ARTICLES, MEDIA, IMAGES = "articles.jsonl", "media.jsonl", "images"
 _ARTICLE = ("pmcid", "version", "doi", "pmid", "title", "journal", "pub_date", "article_type", "lang", "licence_code",
             "licence_url", "licence_text", "terms_id", "attribution", "source_digest", "parser_version")  # fmt: skip
+_MEDIUM = ("unit", "source", "modality", "body_part", "plane", "shape", "dtype", "units", "spacing_mm", "orientation",
+           "affine", "height", "width", "transforms", "face", "terms_id", "licence", "attribution")  # fmt: skip
+
+
+class _Digest:
+    """The size and sha256 of what is written through it."""
+
+    def __init__(self) -> None:
+        self.size, self.sha256 = 0, hashlib.sha256()
+
+    def over(self, file: IO[bytes]) -> IO[bytes]:
+        """Return itself in place of `file`."""
+        self._file = file
+        return cast(IO[bytes], self)
+
+    def write(self, data: bytes) -> int:
+        """Write `data`, counted."""
+        self.size += len(data)
+        self.sha256.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Hand on what is buffered."""
+        self._file.flush()
 
 
 class Writing:
@@ -28,7 +53,7 @@ class Writing:
     Attributes:
         out: what may leave.
         store: the folder.
-        licences: how many articles were written under each terms_id.
+        licences: how many articles, or in a form of scans media, were written under each terms_id.
     """
 
     def __init__(self, out: Outgoing, store: Store):
@@ -45,6 +70,8 @@ class Writing:
         self._examples: set[str] = set()
         self._articles: set[str] = set()
         self._given: set[str] = set()
+        self._digests: dict[str, dict[str, Any]] = {}
+        self._gave_papers = False
 
     def __enter__(self) -> "Writing":
         return self
@@ -56,9 +83,43 @@ class Writing:
 
     def papers(self) -> Iterator[Paper]:
         """Give the papers that have something to leave, as `medloom.pipelines.exports.papers.papers`."""
+        self._gave_papers = True
         for paper in papers(self.out):
             self._given.add(paper.view.unit)
             yield paper
+
+    def media(self) -> Iterator[StoredMedium]:
+        """Give the media that may leave, as `medloom.pipelines.exports.stored.stored_media`."""
+        return stored_media(self.out)
+
+    def file(self, path: str, data: bytes) -> None:
+        """Write a whole file."""
+        with self.writing(path) as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[IO[bytes]]:
+        """Open a file to write, once; `stored` then tells its size and digest."""
+        digest = _Digest()
+        with self.store.writing(path) as file:
+            yield digest.over(file)
+        self._digests[path] = {"name": path, "size": digest.size, "sha256": digest.sha256.hexdigest()}
+
+    def stored(self, medium: StoredMedium, files: dict[str, str], **more: Any) -> None:
+        """Say what a medium is, whom to name for it, and which files hold it; `more` is what the form adds.
+
+        Args:
+            files: paths that were written, by what they hold ("volume", "mask").
+        """
+        if medium.key in self._media:
+            raise ValueError(f"{medium.key} was written before")
+        self._media.add(medium.key)
+        facts = medium.facts
+        self.licences[facts["terms_id"]] += 1
+        told = {name: facts[name] for name in _MEDIUM if name in facts}
+        told |= {"labelled": medium.row["labelled"] or [], "labels": medium.labels} if medium.labels else {}
+        held = {what: self._digests[path] for what, path in files.items()}
+        self.line(MEDIA, {"key": medium.key, "split": medium.shard.split, **told, **more, "files": held})
 
     def line(self, path: str, row: dict[str, Any]) -> None:
         """Append a row to a JSON Lines file."""
@@ -140,7 +201,8 @@ class Writing:
             "examples": self.out.rows.num_rows + sum(self.out.rows_back.values()),
             "media": self.out.n_media + sum(self.out.media_back.values()),
         }
-        self.back("articles", "nothing_may_leave", articles - len(self._given))
+        if self._gave_papers:
+            self.back("articles", "nothing_may_leave", articles - len(self._given))
         for what, n in given.items():
             self.back(what, left_out, n - written[what] - sum(self.kept_back[what].values()))
         return {

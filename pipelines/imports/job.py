@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 
@@ -15,6 +15,9 @@ from medloom.pipelines.imports.articles import Article, Figure, to_jats
 from medloom.pipelines.sources.listing import list_objects, read_object
 from medloom.schemas.errors import Refused
 from medloom.schemas.store import Store
+
+if TYPE_CHECKING:
+    from medloom.pipelines.imports.scans_folder import Geometry
 
 MAX_FILE_BYTES = 256 << 20
 MAX_LINE_BYTES = 16 << 20
@@ -40,12 +43,14 @@ class Import:
         source: folder by path or URL.
         store: the new folder.
         copies: folder of articles and figure files, for a form that holds none.
+        geometry: where the voxels of a form of volumes are, which it does not say itself; None where nobody said.
     """
 
     form: str
     source: str
     store: Store
     copies: str = ""
+    geometry: "Geometry | None" = None
     made: Counter[str] = field(default_factory=Counter)
     refused: list[dict[str, str]] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
@@ -59,6 +64,14 @@ class Import:
             SourceError: there is no such folder, or it is empty.
         """
         return {row["url"]: row["size"] for row in list_objects(self.source).to_pylist()}
+
+    @cached_property
+    def by_end(self) -> dict[str, list[str]]:
+        """Paths of the source's files by their last folder and name, by which paths of another machine are found."""
+        found: dict[str, list[str]] = {}
+        for url in self.files:
+            found.setdefault("/".join(url.split("/")[-2:]), []).append(url)
+        return found
 
     @cached_property
     def pictures(self) -> dict[str, list[str]]:
@@ -147,6 +160,21 @@ class Import:
                 self.refuse("file", url, Refused("file.unknown", f"it is neither {ending} nor a picture"))
         return found
 
+    def picture(self, url: str, to: str) -> str:
+        """Copy a picture to `to` with the ending of its bytes; return its name.
+
+        Raises:
+            Refused("image.format"), ("image.missing"): it is none that is read, or is not there.
+        """
+        if url not in self.files:
+            raise Refused("image.missing", "there is no such picture")
+        self._used.add(url)
+        kind = _KINDS.get(sniff(read_object(self.source, url, limit_bytes=HEAD_BYTES)), "")
+        if not kind or self.files[url] > MAX_BYTES:
+            raise Refused("image.format", f"it is no JPEG, PNG, TIFF or GIF of at most {MAX_BYTES} bytes")
+        self.store.write(f"{to}.{kind}", read_object(self.source, url))
+        return f"{to}.{kind}"
+
     def refuse(self, what: str, name: str, refused: Refused) -> None:
         """Count a refused thing, with a row that says why."""
         self.refused.append({"what": what, "name": name[-300:], "reason": refused.reason, "detail": refused.detail})
@@ -180,17 +208,13 @@ class Import:
         name, refused = f"{article}_{figure_id}", Refused("image.missing", f"no picture of figure {figure_id}")
         stem = stem or name
         for url in self.pictures.get(stem, ()):
-            self._used.add(url)
             try:
-                kind = _KINDS.get(sniff(read_object(self.source, url, limit_bytes=HEAD_BYTES)), "")
-                if not kind or self.files[url] > MAX_BYTES:
-                    raise Refused("image.format", f"it is no JPEG, PNG, TIFF or GIF of at most {MAX_BYTES} bytes")
-                self.store.write(f"{PAPERS}/{article}/{name}.{kind}", read_object(self.source, url))
+                file = self.picture(url, f"{PAPERS}/{article}/{name}").rpartition("/")[2]
             except Refused as fault:
                 refused = fault
                 continue
             self.made["image"] += 1
-            return Figure(figure_id, f"{name}.{kind}", label, caption, self.own_terms.get(stem, ""))
+            return Figure(figure_id, file, label, caption, self.own_terms.get(stem, ""))
         self.refuse("image", stem, refused)
         return Figure(figure_id, f"{name}.jpg", label, caption, self.own_terms.get(stem, ""))
 

@@ -1,14 +1,12 @@
 """PMC-CaseReport, read."""
 
 import ast
-import csv
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from medloom.pipelines.csv_guard import unguarded
 from medloom.pipelines.imports.articles import Article, Question
+from medloom.pipelines.imports.csv_rows import Fields, csv_rows
 from medloom.pipelines.imports.job import Import, is_safe
 from medloom.pipelines.imports.references import cited, end_of_words
 from medloom.schemas.errors import Refused
@@ -48,7 +46,7 @@ def read(job: Import) -> None:
         except Refused as refused:
             job.refuse("file", url, refused)
             continue
-        for number, given in enumerate(_fields(job, url, text), 2):
+        for number, given in enumerate(csv_rows(job, url, io.StringIO(text, newline=""), COLUMNS), 2):
             try:
                 row = _row(given, guarded=job.is_ours)
                 if row in found.get(row.article, ()):
@@ -68,31 +66,7 @@ def read(job: Import) -> None:
         _write(job, name, rows, origins[name])
 
 
-def _fields(job: Import, url: str, text: str) -> Iterator[dict[str | None, str | list[str] | None]]:
-    """Give the rows of a CSV by column; none, with a row that says why, when columns are missing."""
-    with _long_fields():
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            job.refuse("file", url, Refused("csv.columns", f"it has no column {', '.join(missing)}"))
-            return
-        try:
-            yield from reader
-        except csv.Error as fault:
-            job.refuse("file", url, Refused("csv.malformed", f"line {reader.line_num}: {fault}; what follows is lost"))
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Let the reader meet fields of any length, so that a long one costs its row and not the rest of the file."""
-    before = csv.field_size_limit(1 << 30)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
-
-
-def _row(given: dict[str | None, str | list[str] | None], *, guarded: bool) -> Row:
+def _row(given: Fields, *, guarded: bool) -> Row:
     if None in given or any(given[name] is None for name in COLUMNS):
         raise Refused("row.columns", "it has more or fewer fields than the header")
     fields = {str(name): str(value or "") for name, value in given.items()}

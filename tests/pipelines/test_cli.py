@@ -30,8 +30,8 @@ from medloom.schemas.store import Store
 FROZEN = Path(__file__).with_name("cli_options.json")
 HEAVY = ("torch", "ray", "pyspark", "transformers", "great_expectations", "pandas", "numpy", "pyarrow")
 COMMANDS = (
-    "recipes", "estimate", "fetch", "build", "tables", "media", "examples", "gate", "release", "publish", "inspect",
-    "lint", "show", "report", "export", "import", "train", "evaluate",
+    "recipes", "estimate", "fetch", "deidentify", "build", "tables", "media", "examples", "gate", "release", "publish",
+    "inspect", "lint", "show", "report", "export", "import", "train", "evaluate",
 )  # fmt: skip
 
 
@@ -123,7 +123,8 @@ def test_help_is_quick_and_loads_nothing_heavy():
         (("--verbose",), "name a command"),
         (
             ("build", "nope", "--to", "OUT"),
-            "there is no recipe 'nope'; known are demo, pmc_captions, pmc_case_report, pmc_inline, scans",
+            "there is no recipe 'nope'; known are demo, labelled_images, m3d_seg, pmc_captions, pmc_case_report, "
+            "pmc_inline, scans",
         ),
         (("build", "FILE.py", "--to", "OUT"), "no such file"),
         (("build", "scans", "--to", "OUT", "--set", "sourc=x"), "has no parameter 'sourc'; it knows source"),

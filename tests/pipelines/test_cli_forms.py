@@ -26,7 +26,8 @@ def cli(capsys):
 def test_without_a_form_the_forms_are_listed(cli, command):
     status, out, err = cli(command)
     assert (status, err) == (0, "")
-    names = ["pmc_case_report", "pmc_inline", "pmc_inline_sentences", "pmc_oa", "stand_off"]
+    scans = ["m3d", "nifti"] if command == "export" else ["m3d"]
+    names = [*scans, "pmc_case_report", "pmc_inline", "pmc_inline_sentences", "pmc_oa", "radfm", "stand_off"]
     assert [line.partition(": ")[0] for line in out.splitlines()] == names
     assert list(json.loads(cli(command, "--json")[1])) == names
 
@@ -36,11 +37,11 @@ def test_without_a_form_the_forms_are_listed(cli, command):
     [
         (("export", "pmc_inline"), "needs DATA and --to"),
         (("export", "pmc_inline", "OUT"), "needs --to;"),
-        (("export", "nope", "OUT", "--to", "NEW"), "there is no form 'nope' to export; known are pmc_case_report"),
+        (("export", "nope", "OUT", "--to", "NEW"), "there is no form 'nope' to export; known are m3d, "),
         (("export", "pmc_inline", "OUT", "--to", "NEW"), "holds no release"),
         (("export", "pmc_inline", "OUT", "--to", "FILE"), "holds no release"),
         (("import", "pmc_oa", "--to", "NEW"), "needs SOURCE"),
-        (("import", "nope", "OUT", "--to", "NEW"), "there is no form 'nope' to import; known are pmc_case_report"),
+        (("import", "nope", "OUT", "--to", "NEW"), "there is no form 'nope' to import; known are m3d, "),
         (("import", "pmc_oa", "OUT", "--to", "NEW"), "is not there"),
         (("import", "pmc_oa", "FILE", "--to", "NEW"), "is a file, not a folder"),
         (("import", "stand_off", "OUT", "--to", "NEW"), "--source FOLDER"),

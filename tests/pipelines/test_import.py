@@ -57,7 +57,7 @@ def good(text: str = "It was seen (Fig. 1).", **more: Any) -> dict[str, Any]:
 def test_every_form_that_leaves_comes_back():
     from medloom.pipelines.export import forms as exports
 
-    assert list(forms()) == list(exports())
+    assert list(forms()) == [name for name in exports() if name != "nifti"]  # a folder of which is a source as it is
 
 
 def test_a_paper_becomes_an_article_whose_words_mean_its_figure(tmp_path):
@@ -234,7 +234,7 @@ def test_nothing_to_read_leaves_nothing(tmp_path):
         import_("pmc_oa", str(write(tmp_path / "in", a__txt=b"x")), str(tmp_path / "to"))
     with pytest.raises(SourceError, match="is not there"):
         import_("pmc_oa", str(tmp_path / "none"), str(tmp_path / "to"))
-    with pytest.raises(ConfigError, match=r"no form 'x' to import; known are pmc_case_report"):
+    with pytest.raises(ConfigError, match=r"no form 'x' to import; known are m3d, pmc_case_report"):
         import_("x", str(tmp_path / "in"), str(tmp_path / "to"))
     with pytest.raises(ConfigError, match="belongs to the form stand_off"):
         import_("pmc_oa", str(tmp_path / "in"), str(tmp_path / "to"), copies=str(tmp_path))
