@@ -140,7 +140,7 @@ class DicomHeader:
         if self.series_uid or not (self.position and self.orientation):
             return self.series_uid
         shared = (folder, self.study_uid, self.frame_of_reference, self.series_number, self.modality)
-        return "\x00".join(map(str, (*shared, self.rows, self.columns)))
+        return "/".join(map(str, (*shared, self.rows, self.columns)))
 
 
 def read_header(path: str | os.PathLike[str]) -> DicomHeader:

@@ -109,15 +109,19 @@ def _between(value: float | None, low: float, high: float, reason: str) -> Judge
 
 @dataclass(frozen=True)
 class MinSide(Check):
-    """The shorter side of a picture, or of a volume's slices, has at least `pixels`."""
+    """The shorter side of a picture, or the second longest of a volume, has at least `pixels`.
+
+    The longest two sides are those of the slices in whatever plane they were acquired.
+    """
 
     pixels: int
     scope = "medium"
+    version = "2"
 
     def judge(self, row: Row) -> Judgement:
         """Fail "size.side"; unsure without a shape."""
         shape = row["shape"]
-        sides = shape[1:3] if _is_volume(row) else shape[:2]
+        sides = sorted(shape)[1:] if _is_volume(row) else shape[:2]
         return _between(min(sides, default=None), self.pixels, math.inf, "size.side")
 
 

@@ -79,10 +79,10 @@ def _joined(headers: "DataFrame") -> "DataFrame":
     loose = (sf.col("role") != "") & (sf.col("series") == "")
     if headers.where(loose).isEmpty():
         return headers
-    images = headers.where("role = '' AND object <> ''").groupBy("object").agg(sf.min("series").alias("found"))
-    joined = headers.join(images, headers["names"] == images["object"], "left").drop(images["object"])
+    named = headers.where("role = '' AND object <> ''").selectExpr("object AS names", "series AS found")
+    images = named.groupBy("names").agg(sf.min("found").alias("found"))
     series = sf.when(loose, sf.coalesce("found", "url")).otherwise(sf.col("series"))
-    return joined.withColumn("series", series).drop("found")
+    return headers.join(images, "names", "left").withColumn("series", series).drop("found").select(*HEADER.names)
 
 
 def _terms(source: Scans) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 from pydicom.sr.codedict import codes
@@ -38,6 +39,10 @@ def folder(tmp_path_factory) -> Path:
     seg_of(paths, MASK, labels, path=root / "ct/seg.dcm")
     square = np.array([[5.5, 4.5], [14.5, 4.5], [14.5, 11.5], [5.5, 11.5]])
     rtstruct_of(paths, {"Liver": [(1.0, square), (2.0, square)]}, path=root / "rt.dcm")
+    by_images = pydicom.dcmread(root / "rt.dcm")  # it names its images and no series, as some planning systems write
+    (study,) = by_images.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+    study.RTReferencedSeriesSequence[0].SeriesInstanceUID = ""
+    by_images.save_as(root / "rt.dcm")
     lost = ct_series(root / "lost", uid="lost", shape=SHAPE)
     seg_of(lost, MASK, labels, path=root / "orphan.dcm")
     for path in lost:

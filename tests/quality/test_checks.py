@@ -145,7 +145,7 @@ def test_evidence_from_a_header_has_no_offsets_to_judge():
 
 def test_a_verdict_names_its_subject_rule_thresholds_and_digest():
     assert MinSide(pixels=65).check(picture()) == Verdict(
-        subject="a-f1", digest="d1", scope="medium", check="MinSide(pixels=65)", version="1", by="rule",
+        subject="a-f1", digest="d1", scope="medium", check="MinSide(pixels=65)", version="2", by="rule",
         outcome="fail", reason="size.side", value=64.0,
     )  # fmt: skip
     first, other = (HasText(min_characters=1).check(row) for row in (example(), example("Another")))
@@ -189,3 +189,8 @@ def test_every_row_of_a_build_gets_its_verdicts(build):
     assert {v.subject for v in media} == set(build.index()["key"].to_pylist())
     assert {v.subject for v in examples} == set(build.examples()["example_id"].to_pylist())
     assert {v.check for v in media + examples if v.outcome == "fail"} == set()
+
+
+def test_the_slices_of_a_sagittal_volume_are_its_two_longest_sides():
+    assert MinSide(pixels=64).judge(volume(shape=[256, 256, 8])).outcome == "pass"
+    assert MinSide(pixels=64).judge(volume(shape=[256, 60, 8])).outcome == "fail"
