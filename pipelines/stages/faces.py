@@ -144,7 +144,6 @@ def _corners(plane: np.ndarray) -> np.ndarray:
 
 def _filled(plane: np.ndarray) -> np.ndarray:
     """Return a mask (Y, X) with its holes filled."""
-    import SimpleITK
+    from scipy import ndimage
 
-    image = SimpleITK.GetImageFromArray(plane.astype(np.uint8))
-    return SimpleITK.GetArrayFromImage(SimpleITK.BinaryFillhole(image, fullyConnected=True)).astype(bool)
+    return np.asarray(ndimage.binary_fill_holes(plane), dtype=bool)
