@@ -21,7 +21,7 @@ from medloom.schemas.errors import Refused
 Presence = Literal["present", "absent", "uncertain"]
 Row = dict[str, str]
 MAX_TABLE_BYTES = 4 << 30
-csv.field_size_limit(64 << 20)  # a run-length mask, or a report, in one cell
+MAX_CELL = 64 << 20  # characters: a run-length mask, or a report
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,12 @@ class Tables:
         if missing:
             raise Refused("labels.columns", f"the table {pattern} has no column {', '.join(missing)}")
         reader.fieldnames = names
-        for row in reader:
-            yield {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+        usual = csv.field_size_limit(MAX_CELL)  # it holds for the whole process: given back when the table is read
+        try:
+            for row in reader:
+                yield {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+        finally:
+            csv.field_size_limit(usual)
 
 
 def _inflated(data: bytes) -> bytes:

@@ -70,7 +70,7 @@ def test_odd_shapes_are_searched_within_bounds(shape):
     assert text_boxes(np.zeros(shape, np.uint8)) == []
 
 
-def test_it_needs_no_network_says_nothing_and_takes_one_core():
+def test_it_needs_no_network_says_nothing_and_takes_one_core(tmp_path):
     code = """
 import socket, sys, time
 import numpy
@@ -83,7 +83,7 @@ wall, cpu = time.perf_counter(), time.process_time()
 text_boxes(noise)
 sys.exit("it took several cores" if time.process_time() - cpu > 1.3 * (time.perf_counter() - wall) else 0)
 """
-    environment = {"PATH": "", "HOME": "/nowhere", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = {"PATH": "", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 

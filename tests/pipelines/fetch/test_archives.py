@@ -265,7 +265,7 @@ def test_a_folder_without_archives_is_told(source, fetch):
 
 def test_an_archive_that_cannot_be_opened_is_put_off(source, raw, fetch):
     write_volume(source, [Article(101)])
-    (source / "gone.zip").symlink_to("/nowhere")
+    (source / "gone.zip").symlink_to(source / "nothing of that name")
     done = fetch()
     assert (done.kept, done.later) == (1, 1)
     assert "gone.zip" in done.why_later
