@@ -5,7 +5,7 @@ A series is split into stacks by what its frames are and where they are; one sta
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -51,6 +51,7 @@ _PET_UNITS = {"BQML": "Bq/ml", "GML": "g/ml", "CNTS": "{counts}"}  # PS3.3 C.8.9
 
 _TAGS = [
     *HEADER_TAGS, *PIXEL_TAGS, "RescaleType", "Units", *ORDER_TAGS, "SpacingBetweenSlices",
+    "DiffusionGradientOrientation",
 ]  # fmt: skip
 
 
@@ -82,6 +83,7 @@ class Stack:
         plane: "axial", "coronal", "sagittal" or "".
         transforms: what was done to make it ("window(40,400)", "invert", "regularise(gap,2)", "unshear(18.5)").
         header: facts of its first frame's object; `burned_in` is "YES" when that of any is.
+        sop_uids: of the objects that its frames are of, for joining with what refers to them, and never shown.
     """
 
     suffix: str
@@ -89,6 +91,7 @@ class Stack:
     plane: str
     transforms: tuple[str, ...]
     header: DicomHeader
+    sop_uids: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +238,8 @@ class _Reader:
             done = (*done, f"unshear({lean:.1f})")
         named = any(frame.header.burned_in == "YES" for frame in part.frames)
         header = replace(first.header, burned_in="YES") if named else first.header
-        return Stack(suffix, volume, plane_of(first), (*part.transforms, *done), header)
+        uids = frozenset(frame.header.sop_uid for frame in part.frames)
+        return Stack(suffix, volume, plane_of(first), (*part.transforms, *done), header, uids)
 
 
 def _units(elements: Elements, header: DicomHeader) -> str:

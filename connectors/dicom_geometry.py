@@ -7,11 +7,13 @@ SpacingBetweenSlices are wrong in the wild (a real case: thickness 3, positions 
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from medloom.connectors.dicom_elements import Elements
 from medloom.connectors.dicom_headers import (
+    COSINE_LENGTH_TOLERANCE,
     DicomHeader,
     functional_group,
     geometry_of,
@@ -81,7 +83,8 @@ def _is_possible(position: tuple[float, ...], orientation: tuple[float, ...], sp
         return False
     row, column = orientation[:3], orientation[3:]
     along = sum(a * b for a, b in zip(row, column, strict=True))
-    return abs(math.hypot(*row) - 1) < 0.01 and abs(math.hypot(*column) - 1) < 0.01 and abs(along) < 0.01
+    lengths = math.hypot(*row), math.hypot(*column)
+    return all(abs(n - 1) < COSINE_LENGTH_TOLERANCE for n in lengths) and abs(along) < COSINE_LENGTH_TOLERANCE
 
 
 def frames_of(elements: Elements, header: DicomHeader, source: int) -> list[Frame]:
@@ -108,6 +111,7 @@ def _frame(elements: Elements, header: DicomHeader, source: int, index: int, *, 
     order = [float(header.temporal_position)]
     for keyword in ORDER_TAGS:
         order.append(_number_or_0(elements, keyword))
+    order += _direction(elements)
     types, echo = header.image_type, float(header.echo_number)
     position: tuple[float, ...] = ()
     orientation: tuple[float, ...] = ()
@@ -129,6 +133,11 @@ def _frame(elements: Elements, header: DicomHeader, source: int, index: int, *, 
     kind = (header.rows, header.columns, header.samples_per_pixel, header.photometric, types, echo)
     return Frame(source, index, header, position, orientation, spacing, depth_mm, kind, header.rows, header.columns,
                  tuple(order))  # fmt: skip
+
+
+def _direction(found: Any) -> tuple[float, ...]:
+    """Return the direction of a diffusion gradient, zeros where none is stated."""
+    return numbers(found, "DiffusionGradientOrientation", 3) or (0.0, 0.0, 0.0)
 
 
 def _number_or_0(elements: Elements, keyword: str) -> float:
@@ -160,6 +169,9 @@ def _of_groups(
     for keyword, name in _APART:
         found = functional_group(elements, index, keyword)
         order.append((numbers(found, name, 1) or (0.0,))[0] if found is not None else 0.0)
+    found = functional_group(elements, index, "MRDiffusionSequence")
+    gradient = items_of(found, "DiffusionGradientDirectionSequence") if found is not None else []
+    order += _direction(gradient[0]) if gradient else (0.0, 0.0, 0.0)
     found = functional_group(elements, index, "FrameContentSequence")
     if found is not None:
         order += numbers_all(found, "DimensionIndexValues")
@@ -228,16 +240,17 @@ def _places(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Return frames by place along the normal, ascending, those of one place by when they were made."""
     normal = normal_of(frames[0])
     depths = np.array([frame.position for frame in frames]) @ normal
+    near_mm = same_place_mm(frames[0])
     places: list[list[Frame]] = []
     start = -math.inf
     for index in np.argsort(depths, kind="stable"):
-        if depths[index] - start < SAME_PLACE_MM:
+        if depths[index] - start < near_mm:
             places[-1].append(frames[index])
         else:
             places.append([frames[index]])
             start = depths[index]
     for place in places:
-        if len(place) > 1 and np.ptp([frame.position for frame in place], axis=0).max() > 10 * SAME_PLACE_MM:
+        if len(place) > 1 and np.ptp([frame.position for frame in place], axis=0).max() > 10 * near_mm:
             raise Refused("dicom.position", "frames of one plane are shifted against each other in the plane")
     return [sorted(place, key=lambda frame: (frame.made, frame.header.sop_uid)) for place in places]
 
@@ -257,9 +270,12 @@ def _in_order(places: Sequence[Sequence[Frame]]) -> list[list[Frame]]:
     ordered = [
         sorted(place, key=lambda frame: (*(frame.order[index] for index in deciding), frame.made)) for place in places
     ]
-    keys = [tuple(frame.order[index] for index in deciding) for frame in ordered[0]]
+    found = {tuple(tuple(frame.order[index] for index in deciding) for frame in place) for place in ordered}
+    if len(found) > 1:  # each attribute by itself has the same values at all places, and together they do not
+        raise Refused("dicom.order", f"time, echo or direction of the {len(places[0])} frames at each place disagree")
+    (keys,) = found
     made = np.array([[frame.made for frame in place] for place in ordered])
-    for key in set(keys):
+    for key in sorted(set(keys)):
         _check_numbers(made[:, [other == key for other in keys]], len(keys))
     return ordered
 
@@ -300,7 +316,7 @@ def check_steps(volume: Sequence[Frame]) -> None:
     positions = np.array([frame.position for frame in volume])
     steps = np.diff(depths)
     usual = float(np.median(steps))
-    tolerance = max(STEP_TOLERANCE * usual, SAME_PLACE_MM)
+    tolerance = max(STEP_TOLERANCE * usual, same_place_mm(volume[0]))
     along = (depths - depths[0]) / (depths[-1] - depths[0])
     off_line = positions - positions[0] - along[:, np.newaxis] * (positions[-1] - positions[0])
     if np.abs(off_line).max() > tolerance:
@@ -310,9 +326,14 @@ def check_steps(volume: Sequence[Frame]) -> None:
         multiples = np.rint(steps / smallest)
         widest = int(np.argmax(steps))
         found = f"slices {widest + 1} and {widest + 2} are {steps[widest]:g} mm apart, others {smallest:g} mm"
-        if (np.abs(steps / smallest - multiples) <= WHOLE_STEPS_TOLERANCE).all():
+        if (np.abs(steps / smallest - multiples) <= WHOLE_STEPS_TOLERANCE).all() and multiples.max() > 1:
             raise Refused("dicom.gap", f"{int(multiples.sum()) - len(steps)} slices are missing: {found}")
         raise Refused("dicom.spacing", f"slices are unevenly spaced: {found}")
+
+
+def same_place_mm(frame: Frame) -> float:
+    """Return within which distance two frames stand at one place: less where pixels themselves are finer (micro-CT)."""
+    return min(SAME_PLACE_MM, 0.1 * min(frame.spacing)) if frame.has_place else SAME_PLACE_MM
 
 
 def depths_of(volume: Sequence[Frame]) -> np.ndarray:

@@ -23,6 +23,7 @@ from medloom.schemas.errors import Refused
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+COSINE_LENGTH_TOLERANCE = 0.01  # beyond it a row or column has no direction
 IDENTIFYING = ("series_uid", "study_uid", "sop_uid", "patient_id", "issuer", "frame_of_reference")
 MODALITIES = ("CT", "MR", "PT", "US", "CR", "DX", "MG", "XA", "NM")  # anything else is "OT"
 
@@ -40,8 +41,8 @@ BODY_PARTS = {  # BodyPartExamined (PS3.16, Annex L) to our vocabulary
 
 # Values of ImageType and FrameType that tell frames of one series apart (PS3.3 C.7.6.1.1.2, C.8.13.3.1, C.8.15.3.1).
 IMAGE_TYPES = frozenset({
-    "ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "MIXED", "AXIAL", "LOCALIZER", "MOSAIC", "MPR", "MIP", "MINIP",
-    "REFORMATTED", "PROJECTION IMAGE", "SUBTRACT", "SUBTRACTION", "VOLUME", "M", "P", "R", "I",
+    "ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "MIXED", "AXIAL", "LOCALIZER", "MOSAIC", "VFRAME", "MPR",
+    "MIP", "MINIP", "REFORMATTED", "PROJECTION IMAGE", "SUBTRACT", "SUBTRACTION", "VOLUME", "M", "P", "R", "I",
     *SCREEN_TYPES, *DOSE_TYPES,
     "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "PHASE MAP", "FIELD_MAP", "B0", "M_B0", "ADC", "FA", "TRACEW", "T1",
     "T2", "T2_STAR", "T1 MAP", "T2 MAP", "WATER", "FAT", "IN_PHASE", "OPP_PHASE", "OUT_PHASE", "W", "F", "IP", "OP",
@@ -266,10 +267,21 @@ def geometry_of(
     thickness = numbers(measures, "SliceThickness", 1)
     return (
         numbers(place, "ImagePositionPatient", 3),
-        numbers(turn, "ImageOrientationPatient", 6),
+        _unit_cosines(numbers(turn, "ImageOrientationPatient", 6)),
         numbers(measures, "PixelSpacing", 2),
         thickness[0] if thickness else 0.0,
     )
+
+
+def _unit_cosines(orientation: tuple[float, ...]) -> tuple[float, ...]:
+    """Return direction cosines of length 1: three written digits put a far corner off by a millimetre.
+
+    Those that are off by more than a hundredth are left as they are, to be refused.
+    """
+    lengths = [math.hypot(*part) for part in (orientation[:3], orientation[3:])]
+    if not orientation or any(abs(length - 1) >= COSINE_LENGTH_TOLERANCE for length in lengths):
+        return orientation
+    return tuple(value / lengths[index // 3] for index, value in enumerate(orientation))
 
 
 def functional_group(dataset: "Dataset | Elements", frame: int, keyword: str) -> "Dataset | None":

@@ -22,8 +22,10 @@ _MR_GROUP, _MR_NAME = 0x0019, b"SIEMENS MR HEADER"
 
 
 def is_mosaic(frame: Frame) -> bool:
-    """Whether a frame holds the tiles of many slices."""
-    return bool({"MOSAIC", "VFRAME"} & set(frame.header.image_type))
+    """Whether a frame holds the tiles of many slices (Siemens, United Imaging); enhanced objects that a scanner cut up
+    keep the word in their ImageType.
+    """
+    return frame.header.n_frames == 1 and bool({"MOSAIC", "VFRAME"} & set(frame.header.image_type))
 
 
 def tiles_of(frame: Frame, elements: Elements) -> list[Frame]:

@@ -106,7 +106,10 @@ class Scans:
     def _dicom_stack(self, stack: dicom.Stack) -> "_Stack":
         if self.deidentify == "on" and self.captures == "quarantine" and (why := capture_reason(stack.header)):
             return _Stack(stack.suffix, refused=Refused(why, "its header says that its pixels may name a patient"))
-        return _Stack(stack.suffix, stack.content, stack.plane, stack.transforms, stated=stated_of(stack.header))
+        return _Stack(
+            stack.suffix, stack.content, stack.plane, stack.transforms, stated=stated_of(stack.header),
+            sop_uids=stack.sop_uids,
+        )  # fmt: skip
 
     def _layers(self, work: UnitWork, made: UnitMade, stacks: list["_Stack"]) -> dict[str, list["_Mask"]]:
         """Return the label maps by stack; one that is on the grid of none is refused, and costs no volume."""
@@ -119,7 +122,7 @@ class Scans:
                 try:
                     if link["url"] not in work.paths:
                         raise Refused("source.unreadable", "the label map cannot be read now")
-                    found[stack.suffix] += self._masks(work, link, stack)
+                    found[stack.suffix] += self._masks(work, link, stack, is_one_of_several=len(scans) > 1)
                     taken = True
                 except Refused as refused:
                     fault = refused
@@ -128,15 +131,20 @@ class Scans:
                 made.refused.append(refusal(work, f"{work.unit}-mask-{number}", "read", fault))
         return found
 
-    def _masks(self, work: UnitWork, link: dict[str, Any], stack: "_Stack") -> list["_Mask"]:
-        """Return the layers of one object on the grid of a stack's volume."""
+    def _masks(
+        self, work: UnitWork, link: dict[str, Any], stack: "_Stack", *, is_one_of_several: bool
+    ) -> list["_Mask"]:
+        """Return the layers of one object on the grid of a stack's volume; of several, that which it was drawn on."""
         path, volume = work.paths[link["url"]], stack.content
         assert isinstance(volume, Volume)
+        if link["key"] in ("seg", "rtstruct"):
+            about = dicom_reference.read_reference(path)
+            if is_one_of_several and about.sop_uids and stack.sop_uids.isdisjoint(about.sop_uids):
+                raise Refused("seg.other_volume", "it was drawn on other images of the series than those of a volume")
         if link["key"] == "seg":
             from medloom.connectors import dicom_seg
 
-            done = dicom_reference.read_reference(path).transforms
-            return [_Mask(layer, done) for layer in dicom_seg.read_seg(path, volume)]
+            return [_Mask(layer, about.transforms) for layer in dicom_seg.read_seg(path, volume)]
         if link["key"] == "rtstruct":
             from medloom.connectors import dicom_rtstruct
 
@@ -192,6 +200,7 @@ class _Stack:
     transforms: tuple[str, ...] = ()
     refused: Refused | None = None
     stated: tuple[str, ...] = ()
+    sop_uids: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -272,3 +272,44 @@ def test_no_detail_tells_who_the_patient_is(tmp_path):
         assert "Doe" not in text
         assert "P1" not in text
         assert os.fspath(tmp_path) not in text
+
+
+def test_cosines_of_three_digits_place_the_far_corner_right(tmp_path):
+    rough = [round(0.996 * cosine, 3) for cosine in SAGITTAL]
+    (stack,) = _read(tmp_path, slices(4, orientation=rough)).stacks
+    (exact,) = _read(tmp_path, slices(4, orientation=SAGITTAL)).stacks
+    assert np.abs(stack.content.affine[:3, :2] - exact.content.affine[:3, :2]).max() < 1e-9
+
+
+def test_attributes_that_part_volumes_must_agree_together(tmp_path):
+    mixed = []
+    for k in range(4):
+        for number, (acquisition, b) in enumerate(((1, 0), (2, 1000)) if k % 2 else ((1, 1000), (2, 0))):
+            stated = {"AcquisitionNumber": acquisition, "DiffusionBValue": float(b), "InstanceNumber": number}
+            mixed.append(slices(4, **stated)[k])
+    for number, one in enumerate(mixed):
+        one.PixelData = bytes([number]) * len(one.PixelData)
+    series = _read(tmp_path, mixed)
+    assert [reason for _, reason, _ in series.refused] == ["dicom.order"]
+
+
+def test_uneven_steps_without_a_missing_slice_are_no_gap(tmp_path):
+    made = slices(5)
+    for k, one in enumerate(made):
+        x, y, z = one.ImagePositionPatient
+        one.ImagePositionPatient = [x, y, float(z) + 0.04 * (k % 2) * 5]
+    assert {reason for _, reason, _ in _read(tmp_path, made).refused} <= {"dicom.spacing"}
+
+
+def test_slices_of_a_few_micrometres_are_apart(tmp_path):
+    fine = slices(6, PixelSpacing=[0.008, 0.008])
+    for k, one in enumerate(fine):
+        one.ImagePositionPatient = [0.0, 0.0, 0.008 * k]
+    (stack,) = _read(tmp_path, fine).stacks
+    assert stack.content.shape[0] == 6
+
+
+def test_tiles_of_united_imaging_are_not_taken_for_a_slice(tmp_path):
+    sheet = slices(2, ImageType=["ORIGINAL", "PRIMARY", "M", "VFRAME", "MAGNITUDE"])
+    series = _read(tmp_path, sheet)
+    assert (series.stacks, {reason for _, reason, _ in series.refused}) == ((), {"dicom.mosaic"})
