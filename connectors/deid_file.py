@@ -195,6 +195,9 @@ def _admit(dataset: "Dataset", task: Task) -> tuple[str, bool, str]:
         is_image = deid_types.has_pixels(sop_class) or word(dataset, "Rows") not in ("", "0")
         if is_image and not any(name in dataset for name in _PIXELS):
             raise Refused("deid.no_pixels", "it is an image and holds no pixel data; it may have been cut off")
+        more = deid_pixels.carries_more(dataset)
+        if more:
+            raise Refused("deid.pixels", more)
         risk = deid_pixels.may_show_text(dataset)
         is_cleaned = bool(risk and task.pixels == "quarantine" and task.clean_pixels and task.clean_pixels(dataset))
         if risk and not is_cleaned and task.pixels == "quarantine":

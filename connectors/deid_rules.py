@@ -49,13 +49,19 @@ TOKENS: Mapping[str, str] = MappingProxyType({  # identifiers that stay useful a
 # Rows with C under Clean Descriptors: text with such a name, and these; the device's own descriptions are no part.
 _DESCRIBES = re.compile(r"(Description|Comments?|Label|Notes|Narrative|Text|History)$|^Reason|^Comments")
 _ALSO_DESCRIPTORS = frozenset({
-    "Allergies", "ContrastBolusAgent", "EntityName", "Impressions", "MedicalAlerts", "Occupation", "PatientState",
-    "PositionAcquisitionTemplateName", "ProtocolName", "ROIName", "RTPlanName", "RequestedContrastAgent",
-    "StructureSetName", "TreatmentSite", "TreatmentSites",
+    "AcquisitionProtocolName", "Allergies", "AssignedLocation", "CommentsOnTheScheduledProcedureStep",
+    "ContactDisplayName", "ContrastBolusAgent", "DocumentTitle", "EntityName", "FillerOrderNumberProcedure",
+    "HangingProtocolCreator", "Impressions", "InstructionText", "MedicalAlerts", "Occupation", "OwnerID",
+    "PatientState", "PlacerOrderNumberProcedure", "PositionAcquisitionTemplateName", "ProtocolName", "ROIName",
+    "RTPlanName", "RequestedContrastAgent", "StructureSetName", "TrackingID", "TreatmentSite", "TreatmentSites",
 })  # fmt: skip
 _NO_DESCRIPTORS = frozenset({
     "ConfidentialityConstraintOnPatientDataDescription", "DeviceDescription", "DeviceLabel", "XRayDetectorLabel",
     "ImagePresentationComments", "ModifiedImageDescription", "TextComments",
+})  # fmt: skip
+# Birth and death by another calendar, whose days no rule can shift; the table does not name them.
+_OTHER_CALENDARS = frozenset({
+    "PatientBirthDateInAlternativeCalendar", "PatientDeathDateInAlternativeCalendar", "PatientAlternativeCalendar",
 })  # fmt: skip
 _DESCRIPTOR_SEQUENCES = frozenset({
     "AdmittingDiagnosesCodeSequence", "ReasonForRequestedProcedureCodeSequence", "ReasonForVisitCodeSequence",
@@ -149,6 +155,10 @@ def _outside(place: Place, asked: Profile) -> Action:
         return "shift" if "longitudinal-modified" in asked.options else by_type(place.type)
     if place.vr in ("PN", "UR", "UN"):  # a person, an address of a server, bytes that nobody can judge
         return by_type(place.type)
+    if place.keyword in _OTHER_CALENDARS:
+        return by_type(place.type)
+    if describes(place):
+        return "clean" if "clean-descriptors" in asked.options else by_type(place.type)
     return "clean" if place.in_content and place.keyword == "TextValue" else "keep"
 
 

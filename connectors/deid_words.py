@@ -59,6 +59,9 @@ WORDS = frozenset(f"{_ANATOMY} {_FINDINGS} {_TECHNIQUE} {_UNITS}".split()) | SMA
 _WORD = re.compile(r"[^\W_]+(?:\.\d+)?")
 # Two digits at most, with or without a unit; a b-value; a vertebra or kernel such as L4 or B30f.
 _MEASURE = re.compile(r"\d{1,2}(?:\.\d{1,2})?(?:mm|cm|ml|s|ms|t|x|d|kv|min|w)?|b\d{1,4}|[bcdlstu]\d{1,2}[a-z]?")
+_DATE = re.compile(
+    r"\d{1,4}(?:[./-]\d{1,4}){2,}"
+)  # of any order; a day that stayed would tell how far dates were moved
 _NUMBER = re.compile(r"\d{1,2}(?:\.\d{1,2})?")
 _SEPARATORS = "_-/+,"
 LONGEST = 2000
@@ -81,7 +84,8 @@ def clean(text: str, *, names_someone: Callable[[str], bool]) -> str:
     """
     kept: list[str] = []
     end, last_number, says_something = 0, False, False
-    for found in _WORD.finditer(text[:LONGEST]):
+    text = _DATE.sub(lambda date: " " * len(date[0]), text[:LONGEST])
+    for found in _WORD.finditer(text):
         word = found.group().casefold()
         number = _NUMBER.fullmatch(word) is not None
         if not _is_word(word) or names_someone(word) or (number and last_number):
@@ -90,6 +94,6 @@ def clean(text: str, *, names_someone: Callable[[str], bool]) -> str:
         if kept:
             kept.append(between if between and between in _SEPARATORS else " ")
         kept.append(found.group())
-        end, last_number = found.end(), number
+        end, last_number = found.end(), number or (last_number and word in SMALL)
         says_something = says_something or not (number or word in SMALL)
     return "".join(kept) if says_something else ""

@@ -1,6 +1,9 @@
 """One Spark session with settings under which equal rows give equal files; embedded unless a master is named."""
 
+import atexit
+import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +36,14 @@ EMBEDDED = {
 }
 
 
+@cache
+def _scratch() -> str:
+    """Return a folder for shuffles that only this user may open, since headers pass through it; it goes at the end."""
+    folder = tempfile.mkdtemp(prefix="medloom-spark-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def session(master: str, *, name: str) -> "SparkSession":
     """Return the running session, or start one on `master` ("local[*]", "spark://…", "yarn", "k8s://…").
 
@@ -49,6 +60,8 @@ def session(master: str, *, name: str) -> "SparkSession":
         raise ConfigError("tables are made by Spark, which is not installed: pip install 'medloom[spark]'") from None
     ensure_java()
     settings = ALWAYS | (EMBEDDED if master.startswith("local") else {})
+    if master.startswith("local"):
+        settings["spark.local.dir"] = _scratch()
     settings["spark.sql.warehouse.dir"] = tempfile.gettempdir()  # else an empty folder in the working directory
     builder = SparkSession.builder.master(master).appName(name)
     for key, value in settings.items():

@@ -119,6 +119,8 @@ class _Run:
                         raise Refused("dicomweb.missing", "the server names it, and gives another object in its place")
                 except Refused as refused:
                     self._refuse(series, name, refused, taken)
+        except Refused as refused:  # the series itself: its list of objects cannot be had
+            self._refuse(series, f"studies/{series.study_uid}/{series.uid}", refused, taken)
         except RetryLater as fault:
             taken.later = fault
         return taken

@@ -156,7 +156,16 @@ class Scans:
             if layer.shape != volume.shape or np.abs(layer.affine - volume.affine).max() > GRID_TOLERANCE_MM:
                 raise Refused("seg.grid", f"a label map of shape {layer.shape} is not on the grid of {volume.shape}")
         names = {value: Label(name, stated=name) for value, name in self.mask_labels}
-        return [_Mask(replace(layer, labels=names or layer.labels)) for layer in layers]
+        return [_Mask(replace(layer, labels=names or self._labels(layer))) for layer in layers]
+
+    def _labels(self, layer: Volume) -> dict[int, Label]:
+        """Return the labels that a file states itself; of patients, a name outside the vocabulary may be a person's."""
+        if self.deidentify == "off":
+            return layer.labels
+        from medloom.connectors.dicom_labels import is_allowed
+
+        unnamed = {value: Label(f"segment {value}") for value in layer.labels}
+        return {v: label if is_allowed(label.stated) else unnamed[v] for v, label in layer.labels.items()}
 
     def _medium(self, work: UnitWork, key: str, stack: "_Stack", masks: list["_Mask"]) -> Medium:
         series = work.rows["series"][0]

@@ -1,6 +1,7 @@
 """The engine on a canary that fills the whole table, and on a study whose objects refer to each other."""
 
 import copy
+import io
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from medloom.connectors import deid_engine, deid_file, deid_types
 from medloom.connectors.deid_file import Task, Written, convert
@@ -303,3 +306,44 @@ def test_class_and_uid_come_from_the_file_meta_where_the_data_set_leaves_them_em
     image.SOPClassUID = ""
     pydicom.dcmwrite(tmp_path / "empty.dcm", image)
     assert converted(tmp_path / "empty.dcm", tmp_path / "a")[0].file == converted(whole, tmp_path / "b")[0].file
+
+
+@pytest.mark.parametrize("name", ["basic", "research"])
+def test_texts_that_the_table_does_not_name_keep_no_word_outside_the_vocabulary(name):
+    made = ct()
+    for keyword in ("SegmentLabel", "DocumentTitle", "OwnerID", "TrackingID", "ContentDescription", "FrameLabel"):
+        setattr(made, keyword, "Frobnicate")
+    made.PatientBirthDateInAlternativeCalendar = "1369-06-25 H"
+    kept = str(deidentified(made, name))
+    assert "Frobnicate" not in kept
+    assert "1369" not in kept
+
+
+@pytest.mark.parametrize("text", ["chest 12.04.2015", "CT head 12.04.1950", "chest 7.5.69", "chest 12 and 03 and 45"])
+def test_no_piece_of_a_date_stays_in_a_cleaned_description(text):
+    made = ct()
+    made.SeriesDescription = text
+    kept = deidentified(made).SeriesDescription
+    assert not re.search(r"12\.04|7\.5|03|45", kept)
+    assert kept.startswith(("chest", "CT head"))
+
+
+def test_bytes_behind_the_last_pixel_keep_an_object_apart(tmp_path):
+    made = ct()
+    made.PixelData += b"Zebedee Quentin 19500412"
+    with pytest.raises(Refused, match="behind its last pixel"):
+        converted(save(made, tmp_path / "a.dcm"), tmp_path / "out", pixels="keep")
+
+
+def test_a_comment_in_a_jpeg_frame_keeps_an_object_apart(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(file, "JPEG", comment=b"Zebedee Quentin")
+    made = ct()
+    made.Rows = made.Columns = 32
+    made.BitsAllocated = made.BitsStored = 8
+    made.HighBit = 7
+    made.PixelData = encapsulate([file.getvalue()])
+    made.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    made["PixelData"].is_undefined_length = True
+    with pytest.raises(Refused, match="comments or application data"):
+        converted(save(made, tmp_path / "a.dcm"), tmp_path / "out", pixels="keep")

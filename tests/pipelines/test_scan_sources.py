@@ -11,12 +11,15 @@ import SimpleITK
 from pydicom.sr.codedict import codes
 from tests.connectors.dicom_made import ct_series, grid_of, rtstruct_of, seg_of, segment
 
+from medloom.connectors import anatomy
 from medloom.pipelines import steps
 from medloom.pipelines.inspect import inspect
 from medloom.pipelines.progress import Bars
+from medloom.pipelines.sources.scans import Scans
 from medloom.pipelines.steps import Step, Where
 from medloom.schemas.b2nd import decode
 from medloom.schemas.build import Build
+from medloom.schemas.volume import Label, Volume
 
 SHAPE = (6, 20, 24)
 MASK = np.zeros(SHAPE, np.uint8)
@@ -113,3 +116,11 @@ def test_inspect_tells_the_same_before_anything_is_built(folder):
     (zipped,) = [row for file, row in rows.items() if file.startswith("case.zip!/inner/")]
     assert (zipped["verdict"], zipped["objects"], zipped["shape"]) == ("ok", 6, [6, 20, 24])
     assert rows["notes.txt"]["verdict"].startswith("source.format")
+
+
+def test_a_name_in_a_segment_of_a_patient_does_not_leave_its_file():
+    named = {1: anatomy.label("Zorblax tumor"), 2: anatomy.label("liver")}
+    layer = Volume(np.ones((2, 2, 2), np.uint8), np.eye(4), "label", "label", named)
+    told = Scans("scans", "x")._labels(layer)
+    assert (told[1], told[2].name) == (Label("segment 1"), "liver")
+    assert Scans("scans", "x", deidentify="off")._labels(layer) == layer.labels
