@@ -23,8 +23,6 @@ from medloom.schemas.store import Store
 from medloom.schemas.tables import FORMAT_VERSION
 
 MANIFEST = "manifest.json"
-WHOLE = ("nifti",)  # forms that convert and do not train: what is unfit to train on goes too
-OF_SCANS = ("m3d", "nifti", "radfm")  # forms of scans, which go back to whoever declared them public
 
 
 def forms(package: ModuleType = exports, function: str = "export") -> dict[str, str]:
@@ -62,10 +60,15 @@ def export(name: str, data: str, to: str, *, split: str = "") -> dict[str, Any]:
         GateError: nothing may leave in this form; nothing is written.
     """
     write = form(name)
+    kind = inspect.getmodule(write)
     release = Release(data)
     with new_folder(to) as store:
         out = outgoing(
-            release, split=split, unbound=name == "stand_off", as_declared=name in OF_SCANS, unfit=name in WHOLE
+            release,
+            split=split,
+            unbound=getattr(kind, "UNBOUND", False),
+            as_declared=getattr(kind, "OF_SCANS", False),
+            unfit=getattr(kind, "UNFIT_TOO", False),
         )
         with Writing(out, store) as writing:
             write(writing)

@@ -19,6 +19,7 @@ from medloom.schemas.tables import measured_values
 from medloom.schemas.volume import Label, Volume
 
 CAP, REFSEG = "M3D_Cap", "M3D_RefSeg"
+OF_SCANS = True  # they go back to whoever declared them public
 ORIENTATION = "LPS"  # of every npy: what M3D drops is the same for all of them
 SEG_TOKEN = "[SEG]"
 NO_CHOICE = "NA"

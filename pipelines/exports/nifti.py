@@ -11,6 +11,8 @@ from medloom.pipelines.exports.writing import Writing
 from medloom.pipelines.links import Links, links_by_unit
 from medloom.schemas.shard import ShardName
 
+OF_SCANS = True  # they go back to whoever declared them public
+UNFIT_TOO = True  # it converts and does not train: what a policy finds unfit to train on goes too
 INDEX = "index.csv"
 MASKS = ("mask", "seg", "rtstruct")  # `LINK.key` of what masks are made of
 

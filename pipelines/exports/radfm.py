@@ -14,6 +14,7 @@ from medloom.pipelines.exports.writing import Writing
 from medloom.pipelines.tasks.captions import Captions
 from medloom.pipelines.tasks.header_questions import CHOOSE, MODALITIES, PLANES
 
+OF_SCANS = True  # they go back to whoever declared them public
 CHANNELS = 3  # RadFM repeats a grey volume as red, green and blue
 VQA, MODALITY, REPORTS = "radiology_vqa", "radio_modality", "radiology_article_npy"
 PICTURES, PICTURE_VQA, FINDINGS, DISEASES = "MedPix_single", "vqa", "chestxray", "chestxray_balance"

@@ -7,6 +7,8 @@ from medloom.pipelines.exports.anchors import RUN_WORDS, Anchors
 from medloom.pipelines.exports.papers import Paper
 from medloom.pipelines.exports.writing import MEDIA, Writing
 
+UNBOUND = True  # it holds neither text nor pixels, so that terms keep nothing back
+
 
 def export(to: Writing) -> None:
     """Stand-off: every live example of a paper as offsets into the article's text and digests of its pictures.

@@ -12,11 +12,10 @@ from medloom.connectors.segmentation_sets.cases import group
 from medloom.connectors.segmentation_sets.spec import Intensity, Part, SetSpec, plain_path
 from medloom.pipelines.sources.case_masks import CaseFiles, Masks, read_masks
 from medloom.pipelines.sources.scans import plane_of
-from medloom.pipelines.sources.work import UnitMade, UnitWork, finish, refusal
+from medloom.pipelines.sources.work import UnitMade, UnitWork, finish, origin_of_series, refusal
 from medloom.schemas.errors import ConfigError, Refused
-from medloom.schemas.keys import digest_of
 from medloom.schemas.medium import Medium
-from medloom.schemas.origin import TERMS, Origin
+from medloom.schemas.origin import TERMS
 from medloom.schemas.volume import Volume
 
 
@@ -90,23 +89,11 @@ class Cases:
 
     def _medium(self, work: UnitWork, image: Volume, masks: Masks, done: tuple[str, ...]) -> Medium:
         series = work.rows["series"][0]
-        origin = Origin(
-            source=self.name,
-            source_id=work.unit,
-            licence=series["licence"],
-            spdx=TERMS[series["terms_id"]].spdx,
-            licence_evidence="declared",
-            terms_id=series["terms_id"],
-            attribution=series["attribution"],
-            digest=digest_of(sorted(work.digests[link["url"]] for link in work.links)),
-            fetched_object=work.links[0]["url"],
-            key_id=work.key_id,
-        )
         return Medium(
             key=work.unit,
             unit=work.unit,
             group=work.group,
-            origin=origin,
+            origin=origin_of_series(work),
             content=image,
             seg=tuple(masks.layers),
             labelled=tuple(masks.labelled),

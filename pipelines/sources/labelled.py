@@ -5,11 +5,9 @@ from pathlib import Path
 
 from medloom.connectors import dicom, images
 from medloom.connectors.label_tables.spec import LabelSet, label_sets
-from medloom.pipelines.sources.work import UnitMade, UnitWork, finish, refusal
+from medloom.pipelines.sources.work import UnitMade, UnitWork, finish, origin_of_series, refusal
 from medloom.schemas.errors import ConfigError, Refused
-from medloom.schemas.keys import digest_of
 from medloom.schemas.medium import Medium, Picture
-from medloom.schemas.origin import TERMS, Origin
 
 
 @dataclass(frozen=True)
@@ -53,21 +51,9 @@ class Labelled:
         return made
 
     def _medium(self, work: UnitWork, picture: Picture, transforms: tuple[str, ...]) -> Medium:
-        series, spec, url = work.rows["series"][0], self.spec, work.links[0]["url"]
-        origin = Origin(
-            source=self.name,
-            source_id=work.unit,
-            licence=spec.licence,
-            spdx=TERMS[spec.terms_id].spdx,
-            licence_evidence="declared",
-            terms_id=spec.terms_id,
-            attribution=spec.attribution,
-            digest=digest_of([work.digests[url]]),
-            fetched_object=url,
-            key_id=work.key_id,
-        )
+        series = work.rows["series"][0]
         return Medium(
-            key=work.unit, unit=work.unit, group=work.group, origin=origin, content=picture,
+            key=work.unit, unit=work.unit, group=work.group, origin=origin_of_series(work), content=picture,
             modality=series["modality"], body_part=series["body_part"], plane=series["plane"], text=series["text"],
             transforms=transforms,
         )  # fmt: skip

@@ -10,11 +10,11 @@ import numpy as np
 from medloom.connectors import dicom, dicom_reference, images, volumes
 from medloom.connectors.dicom import Policy
 from medloom.connectors.dicom_captures import capture_reason, stated_of
-from medloom.pipelines.sources.work import UnitMade, UnitWork, finish, refusal
+from medloom.pipelines.sources.work import UnitMade, UnitWork, finish, origin_of_series, refusal
 from medloom.schemas.errors import ConfigError, Refused
-from medloom.schemas.keys import digest_of, slug
+from medloom.schemas.keys import slug
 from medloom.schemas.medium import Medium, Picture
-from medloom.schemas.origin import TERMS, Origin
+from medloom.schemas.origin import TERMS
 from medloom.schemas.volume import Label, Volume
 
 Fallback = Literal["folder", "file"]
@@ -170,23 +170,11 @@ class Scans:
     def _medium(self, work: UnitWork, key: str, stack: "_Stack", masks: list["_Mask"]) -> Medium:
         series = work.rows["series"][0]
         assert stack.content is not None
-        origin = Origin(
-            source=self.name,
-            source_id=work.unit,
-            licence=series["licence"],
-            spdx=TERMS[series["terms_id"]].spdx,
-            licence_evidence="declared",
-            terms_id=series["terms_id"],
-            attribution=series["attribution"],
-            digest=digest_of(sorted(work.digests[link["url"]] for link in work.links)),
-            fetched_object="" if self.deidentify == "on" else work.links[0]["url"],
-            key_id=work.key_id,
-        )
         return Medium(
             key=key,
             unit=work.unit,
             group=work.group,
-            origin=origin,
+            origin=origin_of_series(work),
             content=stack.content,
             seg=tuple(mask.layer for mask in masks),
             labelled=tuple(dict.fromkeys(label.name for mask in masks for label in mask.layer.labels.values())),

@@ -8,8 +8,9 @@ from typing import Any
 from medloom.pipelines.stages.encode import encode
 from medloom.pipelines.stages.measure import voxel_digest
 from medloom.schemas.errors import BugError, Refusal, Refused
-from medloom.schemas.keys import Identity
+from medloom.schemas.keys import Identity, digest_of
 from medloom.schemas.medium import Medium, Sample
+from medloom.schemas.origin import TERMS, Origin
 from medloom.schemas.volume import Volume
 
 
@@ -69,6 +70,25 @@ def finish(work: UnitWork, made: UnitMade, medium: Medium) -> None:
         return
     made.made += len(samples) - 1
     made.samples.extend(samples)
+
+
+def origin_of_series(work: UnitWork) -> Origin:
+    """Return the origin of a unit that has a row of "series": terms as declared for it, and of all its objects one
+    digest. A clinical one names no object: its paths are in `private/`.
+    """
+    series = work.rows["series"][0]
+    return Origin(
+        source=work.source,
+        source_id=work.unit,
+        licence=series["licence"],
+        spdx=TERMS[series["terms_id"]].spdx,
+        licence_evidence="declared",
+        terms_id=series["terms_id"],
+        attribution=series["attribution"],
+        digest=digest_of(sorted(work.digests[link["url"]] for link in work.links)),
+        fetched_object="" if work.pixel_secret else work.links[0]["url"],
+        key_id=work.key_id,
+    )
 
 
 def _as_read(medium: Medium) -> Medium:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pyarrow as pa
 import pytest
 import SimpleITK
 from tests.pipelines.forms import files_of
@@ -20,6 +21,7 @@ from medloom.pipelines.publish import publish
 from medloom.pipelines.release import job
 from medloom.schemas.errors import GateError, Refused
 from medloom.schemas.release import Release
+from medloom.schemas.tables import STATE
 from medloom.schemas.volume import Volume
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -200,3 +202,18 @@ def test_what_nifti_cannot_hold_is_refused(tmp_path):
         write_nifti([long], file)
     with (tmp_path / "x").open("wb") as file, pytest.raises(ValueError, match="one shape"):
         write_nifti([phantom(1), phantom(2, "uint8")], file)
+
+
+def test_what_a_policy_finds_unfit_to_train_on_goes_back_and_what_a_curator_withholds_stays(tmp_path):
+    release = scan_release(tmp_path, small_media())
+    states = [
+        {"scope": "medium", "id": key, "state": "withheld", "reason": reason, "by": by}
+        for key, reason, by in (("scan-a", "size.side", "rule"), ("scan-b", "wrong side", "curator"))
+    ]
+    release.store.write_table("0001/states.parquet", pa.Table.from_pylist(states, schema=STATE))
+    export("nifti", release.url, str(tmp_path / "to"))
+    told = {row["key"]: row["withheld"] for row in index_of(tmp_path / "to")}
+    assert told["scan-a"] == "size.side"
+    assert "scan-b" not in told
+    export("radfm", release.url, str(tmp_path / "other"))
+    assert "scan-a" not in (tmp_path / "other" / "media.jsonl").read_text()
