@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
@@ -17,9 +18,11 @@ from medloom.pipelines.adoption import Rebuild, adopt, adoptions, check
 from medloom.pipelines.carried import Carried, call, carry
 from medloom.pipelines.links import ShardLinks, links_by_unit, withdrawn_units
 from medloom.pipelines.recipe import LoadedRecipe, Recipe, Source
+from medloom.pipelines.shard_extras import drop_extras
 from medloom.pipelines.sources.local import local_copy
 from medloom.pipelines.sources.papers import Papers
 from medloom.pipelines.sources.work import UnitMade, UnitWork, refusal
+from medloom.schemas.b2nd import DEFAULT_CODEC, Codec
 from medloom.schemas.build import Build
 from medloom.schemas.errors import BugError, ConfigError, Refusal, Refused
 from medloom.schemas.keys import Identity, canonical_json, digest_of, sha256_hex
@@ -42,7 +45,7 @@ class ShardWork:
     Attributes:
         out, shard, units: where, and rows of the plan.
         how: sources by name, and stages.
-        media_fingerprint: of the recipe.
+        media_fingerprint, codec: of the recipe.
         withdrawn: row of "withdrawal" by unit, of the units that the source took back: they are not read.
         timeout_s: what reading and staging one unit (a figure, of papers) may take.
     """
@@ -54,6 +57,7 @@ class ShardWork:
     media_fingerprint: str
     withdrawn: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     timeout_s: float = UNIT_TIMEOUT_S
+    codec: Codec = DEFAULT_CODEC
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,11 @@ def make_media(
     def shard_work(shard: ShardName) -> ShardWork:
         units = tuple(shards[shard])
         withdrawn = {unit["unit"]: gone[unit["unit"]] for unit in units if unit["unit"] in gone}
-        return ShardWork(store.absolute_url, shard, units, how, wanted, withdrawn)
+        return ShardWork(store.absolute_url, shard, units, how, wanted, withdrawn, codec=loaded.recipe.codec)
 
     work = engine.Lazily(unfinished, shard_work)
+    if unfinished:
+        drop_extras(store, unfinished)
     for shard in unfinished:  # here and not by the worker: one whose driver was killed must not take a new ledger away
         store.delete(shard.ledger)
     started(len(work))
@@ -181,7 +187,7 @@ def build_shard(work: ShardWork) -> ShardDone:
     Raises:
         BugError: reading or staging failed in a way that is no refusal; it names the shard, the unit and the stage.
     """
-    store, build = Store(work.out), Build(work.out)
+    started, store, build = time.perf_counter(), Store(work.out), Build(work.out)
     names = [u["unit"] for u in work.units]
     rows, links = unit_rows(build, names), links_by_unit(store, names)
     sources, stages = work.how.open()
@@ -228,8 +234,9 @@ def build_shard(work: ShardWork) -> ShardDone:
     seen = {name: _seen(links.get(name, [])) for name in names}
     store.write(f"{SEEN}/{work.shard}.json", canonical_json(seen).encode())
     store.write(work.shard.ledger, (canonical_json(ledger) + "\n").encode())
-    log.info("%s: %d kept, %d refused", work.shard, len(stored), len(refused))
-    return ShardDone(work.shard, len(stored), len(refused), sum(t["size"] for t in tars.values()))
+    size, seconds = sum(t["size"] for t in tars.values()), time.perf_counter() - started
+    log.info("%s: %d kept, %d refused, %d bytes in %.1f s", work.shard, len(stored), len(refused), size, seconds)
+    return ShardDone(work.shard, len(stored), len(refused), size)
 
 
 def _withdrawn(work: ShardWork, unit: dict[str, Any]) -> UnitMade:
@@ -293,7 +300,7 @@ class _Reading:
                 unit=self.unit["unit"], source=self.unit["source"], group=self.unit["group"],
                 split=self.unit["split"], rows=self.rows, paths=paths, links=tuple(self.links), digests=self.digests,
                 stages=self.stages, key_id=who.key_id,
-                pixel_secret=who.token("secret", "pixels").encode() if who.secret else None,
+                pixel_secret=who.token("secret", "pixels").encode() if who.secret else None, codec=self.work.codec,
             )  # fmt: skip
             for part in parts_of(self.source, whole):
                 yield self._made(guard, part, unread)

@@ -17,6 +17,7 @@ from medloom.pipelines.state import counts
 from medloom.quality.card import card_text
 from medloom.quality.croissant import croissant
 from medloom.schemas import manifest as manifests
+from medloom.schemas.b2nd import Chunks, chunk_table
 from medloom.schemas.build import Build
 from medloom.schemas.errors import ConfigError, GateError
 from medloom.schemas.keys import canonical_json, digest_of
@@ -25,9 +26,14 @@ from medloom.schemas.plan import read_plan
 from medloom.schemas.release import Release
 from medloom.schemas.shard import ShardName, ShardWriter
 from medloom.schemas.store import Store
-from medloom.schemas.tables import EXAMPLE, RELEASE_ROW, STATE, measured_values
+from medloom.schemas.tables import EXAMPLE, INDEX, RELEASE_ROW, STATE, measured_values
 
 COPY_BYTES = 16 << 20
+OF_MEMBER = (
+    "key", "field", "offset", "size", "crc32c", "shape", "dtype", "spacing_mm", "chunk_shape", "block_shape",
+    "chunk_offsets", "chunk_sizes", "chunk_crc32c",
+)  # fmt: skip
+COLUMNS = tuple(name for name in INDEX.names if name not in OF_MEMBER)
 TABLES_OUT = ("article", "group")  # whom to name, and who belongs together; no full text
 
 
@@ -107,14 +113,13 @@ def _tars(
     tars = {layout: ledger["tars"][layout] for layout in whole}
     with ShardWriter(store, shard) as writer:
         for layout in sorted(set(rows) - whole):
-            for sample in _samples(build, shard, [r for r in rows[layout] if r["key"] in allowed]):
+            for sample in samples(build, shard, [r for r in rows[layout] if r["key"] in allowed]):
                 writer.add(sample)
         return tars | writer.close(), whole
 
 
-def _samples(build: Build, shard: ShardName, rows: list[dict[str, Any]]) -> Iterator[Sample]:
-    columns = ("unit", "group", "split", "layout", "modality", "body_part", "plane", "source", "licence", "terms_id",
-               "digest", "pixel_digest", "phash", "panels")  # fmt: skip
+def samples(build: Build, shard: ShardName, rows: list[dict[str, Any]]) -> Iterator[Sample]:
+    """Give the samples that index rows of a shard speak of, by key, their bytes checked."""
     by_key: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_key.setdefault(row["key"], []).append(row)
@@ -125,13 +130,17 @@ def _samples(build: Build, shard: ShardName, rows: list[dict[str, Any]]) -> Iter
             key=key,
             layout=first["layout"],
             members={f: _member(build, shard, fields[f]) for f in LAYOUTS[first["layout"]]},
-            columns={**{n: first[n] for n in columns}, "measured": measured_values(first["measured"])},
+            columns={**{n: first[n] for n in COLUMNS}, "measured": measured_values(first["measured"])},
         )
 
 
 def _member(build: Build, shard: ShardName, row: dict[str, Any]) -> Member:
-    names = ("shape", "spacing_mm", "chunk_shape", "block_shape", "chunk_offsets")
-    return Member(data=build.member(row, shard), dtype=row["dtype"], **{n: tuple(row[n]) for n in names})
+    data = build.member(row, shard)
+    table = chunk_table(data) if row["chunk_offsets"] else Chunks((), (), ())  # of an older build not in its index
+    return Member(
+        data, tuple(row["shape"]), row["dtype"], tuple(row["spacing_mm"]), tuple(row["chunk_shape"]),
+        tuple(row["block_shape"]), table.offsets, table.sizes, table.crc32c,
+    )  # fmt: skip
 
 
 def _write_ledger(

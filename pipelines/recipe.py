@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import pydantic
 
@@ -20,6 +20,7 @@ from medloom.pipelines.sources.labelled import Labelled
 from medloom.pipelines.sources.papers import Papers
 from medloom.pipelines.sources.scans import Scans
 from medloom.pipelines.unit import Stage, Task
+from medloom.schemas.b2nd import DEFAULT_CODEC, Codec
 from medloom.schemas.errors import ConfigError, MedloomError
 from medloom.schemas.keys import fingerprint
 
@@ -39,6 +40,7 @@ class Recipe:
         llm: the language model that phrases questions: "embedded", a URL, or "" for none.
         salt, shares: decide the split of a group; builds that belong together share them.
         shard_bytes: source bytes after which a shard is full.
+        codec: that volumes are stored with (`medloom.schemas.b2nd.encode_volume`).
         budgets: largest accepted share of refused units by source name or reason; above it the exit status is 1.
     """
 
@@ -51,10 +53,13 @@ class Recipe:
     shares: dict[str, float] = field(default_factory=lambda: {"train": 0.9, "validation": 0.05, "test": 0.05})
     shard_bytes: int = 1 << 30
     budgets: dict[str, float] = field(default_factory=dict)
+    codec: Codec = DEFAULT_CODEC
 
     def __post_init__(self) -> None:
         if abs(sum(self.shares.values()) - 1) > 1e-9:
             raise ConfigError(f"recipe {self.name}: the shares of its splits sum to {sum(self.shares.values())}, not 1")
+        if self.codec not in get_args(Codec):
+            raise ConfigError(f"recipe {self.name}: codec {self.codec!r} is none of {', '.join(get_args(Codec))}")
         names = [s.name for s in self.sources]
         if len(set(names)) != len(names):
             raise ConfigError(f"recipe {self.name}: two of its sources are called the same: {', '.join(names)}")
@@ -64,8 +69,9 @@ class Recipe:
         return next(s for s in self.sources if s.name == name)
 
     def media_fingerprint(self) -> str:
-        """What decides the bytes of media: sources without their locations, stages, and libraries that write bytes."""
-        return fingerprint("media", self.sources, self.stages, _writers())
+        """What decides the bytes of media: sources without their locations, stages, codec, and libraries that write."""
+        other = [] if self.codec == DEFAULT_CODEC else [self.codec]  # builds older than the choice stay finished
+        return fingerprint("media", self.sources, self.stages, _writers(), *other)
 
     def task_fingerprint(self, task: Task, model_digest: str) -> str:
         """What decides the rows of a task: its kind, its fields, its version and, if it asks, the model."""

@@ -76,3 +76,7 @@ class Refusal:
     reason: str
     detail: str
     source_bytes: int = 0
+
+
+class WrongBytes(Exception):
+    """One medium's bytes are not what its index promises, do not decode, or cannot be had: another may be drawn."""

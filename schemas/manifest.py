@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 from medloom.schemas.errors import FormatError
 from medloom.schemas.keys import canonical_json, sha256_hex
@@ -18,15 +18,23 @@ COMMITTED = ("plan", "media", "index", "ledger", "tables", "examples")  # what a
 
 
 def list_files(store: Store) -> list[str]:
-    """Return the paths of all files that a manifest lists, sorted; cards (README.md) describe them and are no facts."""
+    """Return the paths of all files that a manifest lists, sorted.
+
+    Cards (README.md) describe them and are no facts, nor are extras for other loaders.
+    """
     found: list[str] = []
     pending = list(COMMITTED)
     while pending:
         folder = pending.pop()
-        found += [f"{folder}/{name}" for name in store.names(folder) if name != "README.md"]
+        found += [f"{folder}/{name}" for name in store.names(folder) if name != "README.md" and not is_extra(name)]
         pending += [f"{folder}/{name}" for name in store.folders(folder)]
     finished = {name for name in found if name.startswith("ledger/")}
     return sorted(name for name in found if _of_finished(name, finished))
+
+
+def is_extra(name: str) -> bool:
+    """Whether a file is the offsets of a tar for another loader (`medloom extras`), which no manifest lists."""
+    return name.endswith(".tar.idx")
 
 
 def _of_finished(name: str, ledgers: set[str]) -> bool:
@@ -82,14 +90,37 @@ def digest_of_manifest(manifest: dict[str, Any]) -> str:
     return sha256_hex(canonical_json(manifest))
 
 
+class _Absent(FormatError, KeyError):
+    """A file of ours lacks what every one has."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class _Facts(dict[str, Any]):
+    """A JSON object of a file, which tells of what it lacks as damage to that file."""
+
+    __slots__ = ("where",)
+    where: str
+
+    def __missing__(self, key: str) -> Any:
+        raise _Absent(f"{self.where} has no {key!r} where it must: it was changed after it was written; restore it")
+
+
 def parse(data: bytes, *, where: str) -> dict[str, Any]:
-    """Return a JSON file of ours whose `format_version` this code reads.
+    """Return a JSON file of ours whose `format_version` this code reads; asking it for what it lacks is a FormatError.
 
     Raises:
         FormatError: it is not JSON, or of a format newer than this code.
     """
+
+    def told(pairs: list[tuple[str, Any]]) -> _Facts:
+        facts = _Facts(pairs)
+        facts.where = where
+        return facts
+
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=told)
         version = int(value["format_version"])
     except (ValueError, KeyError, TypeError) as fault:
         raise FormatError(f"cannot read {where}: it is not a JSON file of MedLoom ({fault!r})") from fault
@@ -98,7 +129,7 @@ def parse(data: bytes, *, where: str) -> dict[str, Any]:
             f"cannot read {where}: format_version {version} is newer than {FORMAT_VERSION}, which this MedLoom reads; "
             "update MedLoom"
         )
-    return dict(value)
+    return cast(_Facts, value)
 
 
 def _bytes(manifest: dict[str, Any]) -> bytes:

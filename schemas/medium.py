@@ -140,7 +140,9 @@ class Member:
     Attributes:
         data: the bytes.
         shape, dtype, spacing_mm: of the array inside, (Z, Y, X) or (Y, X, C); (), "" and () for json.
-        chunk_shape, block_shape, chunk_offsets: of a b2nd: where each compressed chunk starts in `data`.
+        chunk_shape, block_shape: of a b2nd.
+        chunk_offsets, chunk_sizes, chunk_crc32c: of a b2nd: where each compressed chunk starts in `data`, its bytes
+            and their checksum, so that a region of it can be read and checked alone.
     """
 
     data: bytes
@@ -150,6 +152,8 @@ class Member:
     chunk_shape: tuple[int, ...] = ()
     block_shape: tuple[int, ...] = ()
     chunk_offsets: tuple[int, ...] = ()
+    chunk_sizes: tuple[int, ...] = ()
+    chunk_crc32c: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

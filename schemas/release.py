@@ -1,5 +1,6 @@
 """Release: builds + a policy + an overlay of states; numbered, with a parent; its rows are what streaming permutes."""
 
+import hashlib
 import os
 import posixpath
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from medloom.schemas.build import Build, conform
 from medloom.schemas.errors import ConfigError, FormatError, SourceError
@@ -20,6 +22,7 @@ from medloom.schemas.tables import FORMAT_VERSION, RELEASE_ROW, STATE
 State = Literal["live", "withheld", "withdrawn"]
 SEVERITY = {"live": 0, "withheld": 1, "withdrawn": 2}
 SCOPES = ("example", "medium", "group", "query")
+QUERIED = tuple(name for name in RELEASE_ROW.names if name != "media_at")  # what a query may name
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,9 @@ def parse_query(query: str) -> dict[str, str]:
         ConfigError: it is not of that form, or names a column that release rows have not.
     """
     conditions = dict(part.partition("=")[::2] for part in query.split(","))
-    unknown = sorted(set(conditions) - set(RELEASE_ROW.names))
+    unknown = sorted(set(conditions) - set(QUERIED))
     if unknown or not all(conditions.values()):
-        raise ConfigError(
-            f"query {query!r} is not column=value[,column=value]; columns are {', '.join(RELEASE_ROW.names)}"
-        )
+        raise ConfigError(f"query {query!r} is not column=value[,column=value]; columns are {', '.join(QUERIED)}")
     return conditions
 
 
@@ -120,9 +121,13 @@ class Release:
         numbers = self.numbers()
         if not numbers:
             raise SourceError(f"{url} holds no release; `medloom release BUILD --to {url}` makes one")
+        self._said: dict[str, pa.Table] = {}
         self.number = numbers[-1] if number is None else number
         if self.number not in numbers:
             raise SourceError(f"{self.store.url} has no release {self.number}; it has {', '.join(map(str, numbers))}")
+
+    def __reduce__(self) -> Any:
+        return _reopened, (self.url, self.number)  # rows are read again where they are wanted, never sent
 
     @property
     def url(self) -> str:
@@ -157,16 +162,35 @@ class Release:
         Raises:
             FormatError: they are not the rows that release.json promises.
         """
-        path = f"{self.name}/rows.parquet"
-        found = sha256_hex(self.store.read(path))
-        if found != self.facts["rows_sha256"]:
-            raise FormatError(f"{self.url}/{path} was changed after release {self.number}; make a new release")
-        return conform(self.store.read_table(path), RELEASE_ROW)
+        return conform(self._pinned_table("rows"), RELEASE_ROW)
 
-    def states(self) -> States:
-        """States by this release's policy and by the overlay as it stands now."""
-        path = f"{self.name}/states.parquet"
-        return States.of(conform(self.store.read_table(path), STATE), read_overlay(self.store))
+    def overlay_parts(self) -> int:
+        """How many parts the overlay has now."""
+        return len(overlay_names(self.store))
+
+    def states(self, *, parts: int | None = None) -> States:
+        """States by this release's policy and by the overlay: as it stands now, or by its first `parts` parts."""
+        names = [f"overlay/{name}" for name in overlay_names(self.store)[:parts]]
+        for name in names:
+            if name not in self._said:  # parts are never written again
+                self._said[name] = conform(self.store.read_table(name), STATE)
+        return States.of(self._by_policy, *(self._said[name] for name in names))
+
+    @cached_property
+    def _by_policy(self) -> pa.Table:
+        """What the release's own policy says.
+
+        Raises:
+            FormatError: it is not what release.json promises.
+        """
+        return conform(self._pinned_table("states"), STATE)
+
+    def _pinned_table(self, name: str) -> pa.Table:
+        path, promised = f"{self.name}/{name}.parquet", self.facts.get(f"{name}_sha256")  # absent in the first releases
+        data = self.store.read(path)
+        if promised and hashlib.sha256(data).hexdigest() != promised:
+            raise FormatError(f"{self.url}/{path} was changed after release {self.number}; make a new release")
+        return pq.read_table(pa.BufferReader(data))
 
     def builds(self) -> list[Build]:
         """The builds it pins, in the order that rows' `build` counts.
@@ -195,6 +219,10 @@ class Release:
         return rows.filter(pc.equal(self.states().of_rows(rows), "live"))
 
 
+def _reopened(url: str, number: int) -> Release:
+    return Release(url, number=number)
+
+
 def find_release(url: str) -> Release | None:
     """Return the newest release at `url`, of a folder of releases or of a build; None where none was finished."""
     for folder in (url, f"{url.rstrip('/')}/releases"):
@@ -204,9 +232,14 @@ def find_release(url: str) -> Release | None:
     return None
 
 
+def overlay_names(store: Store) -> list[str]:
+    """Return the names of the overlay's parts in the order they were appended."""
+    return [name for name in store.names("overlay") if name.endswith(".parquet")]
+
+
 def read_overlay(store: Store) -> pa.Table:
     """Return the overlay's rows in the order they were appended."""
-    parts = [conform(store.read_table(f"overlay/{n}"), STATE) for n in store.names("overlay") if n.endswith(".parquet")]
+    parts = [conform(store.read_table(f"overlay/{name}"), STATE) for name in overlay_names(store)]
     return pa.concat_tables(parts) if parts else STATE.empty_table()
 
 

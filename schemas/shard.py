@@ -1,14 +1,18 @@
 """Plain ustar tars with an index row per member: written in one pass, the same bytes for the same samples."""
 
+import functools
 import hashlib
+import io
+import math
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import IO, Any
 
 import crc32c
+import numpy as np
 import pyarrow as pa
 
 from medloom.schemas.errors import FormatError, Refused
@@ -18,6 +22,8 @@ from medloom.schemas.store import Store
 from medloom.schemas.tables import FORMAT_VERSION, INDEX, measured_cell
 
 BLOCK = 512
+KEPT_BYTES = 64 << 20  # of a shard in memory until it is written
+_NAME, _SIZE, _SUM = slice(0, 100), slice(124, 136), slice(148, 156)  # fields of a ustar header, POSIX.1-1988
 
 
 @dataclass(frozen=True, order=True)
@@ -58,9 +64,10 @@ def shard_name(text: str) -> ShardName:
 
 @dataclass(frozen=True)
 class _Spooled:
-    """A member whose bytes wait in the spool."""
+    """A member whose bytes wait in memory (`data`), or in the spool from `at` on."""
 
     member: Member
+    data: bytes
     at: int
     size: int
     crc32c: int
@@ -69,13 +76,14 @@ class _Spooled:
 class ShardWriter:
     """Collects samples in any order and writes, on `close`, a tar and an index for each layout that occurred.
 
-    Members of a sample are adjacent in the order of `LAYOUTS`, keys sorted, owners, times and modes constant. Samples
-    wait in a spool file, so that memory holds one of them.
+    Members of a sample are adjacent in the order of `LAYOUTS`, keys sorted, owners, times and modes constant. The first
+    `KEPT_BYTES` of samples wait in memory, those that follow in a spool file.
     """
 
     def __init__(self, store: Store, name: ShardName, *, spool_folder: str | None = None):
         self.store, self.name = store, name
-        self._spool: IO[bytes] = tempfile.TemporaryFile(dir=spool_folder)  # noqa: SIM115
+        self._spool: io.BufferedRandom = tempfile.TemporaryFile(dir=spool_folder)  # noqa: SIM115
+        self._kept, self._buffer = 0, bytearray()
         self._samples: dict[str, tuple[Sample, dict[str, _Spooled]]] = {}
 
     def __enter__(self) -> "ShardWriter":
@@ -101,13 +109,22 @@ class ShardWriter:
             raise ValueError(f"{sample.key}: members {tuple(sample.members)} are not those of {sample.layout}")
         spooled = {}
         for field, member in sample.members.items():
-            at = self._spool.tell()
-            self._spool.write(member.data)
-            spooled[field] = _Spooled(replace(member, data=b""), at, len(member.data), crc32c.crc32c(member.data))
+            spooled[field] = self._keep(member)
         self._samples[sample.key] = (replace(sample, members={}), spooled)
 
+    def _keep(self, member: Member) -> _Spooled:
+        facts, size, at = replace(member, data=b""), len(member.data), 0
+        self._kept += size
+        is_kept = self._kept <= KEPT_BYTES
+        if not is_kept:
+            at = self._spool.tell()
+            self._spool.write(member.data)
+        return _Spooled(facts, member.data if is_kept else b"", at, size, crc32c.crc32c(member.data))
+
     def close(self) -> dict[str, dict[str, Any]]:
-        """Write tars and indexes; return for each layout {"samples", "size", "sha256", "index_sha256"}."""
+        """Write tars and indexes; return for each layout what a ledger says of its tar: {"samples", "size", "sha256",
+        "index_sha256", "modalities"}, the last as `tally` gives it.
+        """
         written: dict[str, dict[str, Any]] = {}
         for layout in sorted({sample.layout for sample, _ in self._samples.values()}):
             keys = sorted(key for key, (sample, _) in self._samples.items() if sample.layout == layout)
@@ -125,13 +142,14 @@ class ShardWriter:
                 "size": size,
                 "sha256": digest.hexdigest(),
                 "index_sha256": hashlib.sha256(self.store.read(self.name.index(layout))).hexdigest(),
+                "modalities": tally(rows),
             }
         return written
 
     def _write_tar(self, file: IO[bytes], keys: list[str], digest: Any) -> Iterator[dict[str, Any]]:
         offset = 0
 
-        def put(data: bytes) -> None:
+        def put(data: bytes | memoryview) -> None:
             nonlocal offset
             file.write(data)
             digest.update(data)
@@ -140,18 +158,65 @@ class ShardWriter:
         for key in keys:
             sample, members = self._samples[key]
             for field, spooled in members.items():
-                put(_header(f"{key}.{field}", spooled.size))
+                put(tar_header(f"{key}.{field}", spooled.size))
                 at = offset
-                self._spool.seek(spooled.at)
-                put(self._spool.read(spooled.size))
+                put(spooled.data or self._read_back(spooled))
                 put(b"\0" * (-spooled.size % BLOCK))
                 yield _index_row(sample, field, spooled, at)
         put(b"\0" * (2 * BLOCK))
 
+    def _read_back(self, spooled: _Spooled) -> memoryview:
+        if len(self._buffer) < spooled.size:  # one buffer for all: fresh memory costs as much as the copy
+            self._buffer = bytearray(spooled.size)
+        self._spool.seek(spooled.at)
+        data = memoryview(self._buffer)[: spooled.size]
+        if self._spool.readinto(data) != spooled.size:
+            raise FormatError(f"shard {self.name} cannot be read back from its spool; run the same command again")
+        return data
 
-def _header(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.mode, info.mtime = size, 0o644, 0
+
+def tally(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return by modality what the index rows of a tar hold: media, bytes as stored and as arrays, and their ratio.
+
+    Contents only: pictures and volumes, not masks, thumbnails and json; one of no known type counts as it is stored.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["field"] != LAYOUTS[row["layout"]][1]:
+            continue
+        kind = found.setdefault(row["modality"], {"media": 0, "stored_bytes": 0, "array_bytes": 0})
+        kind["media"] += 1
+        kind["stored_bytes"] += row["size"]
+        kind["array_bytes"] += (
+            math.prod(row["shape"]) * np.dtype(row["dtype"]).itemsize if row["dtype"] else row["size"]
+        )
+    for kind in found.values():
+        kind["ratio"] = round(kind["array_bytes"] / max(1, kind["stored_bytes"]), 3)
+    return dict(sorted(found.items()))
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """Return the ustar header of a member, the same for the same name and size.
+
+    As `tarfile` makes it, from a template where name and size fit their fields: a tenth of the time.
+    """
+    stated = name.encode()
+    if len(stated) > _NAME.stop or not name.isascii() or size >= 8**11:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode, info.mtime = size, 0o644, 0
+        return info.tobuf(format=tarfile.USTAR_FORMAT)
+    header = bytearray(_template())
+    header[: len(stated)] = stated
+    header[_SIZE] = b"%011o\0" % size
+    header[_SUM] = b" " * 8
+    header[_SUM] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@functools.cache
+def _template() -> bytes:
+    info = tarfile.TarInfo("")
+    info.mode, info.mtime = 0o644, 0
     return info.tobuf(format=tarfile.USTAR_FORMAT)
 
 
@@ -169,6 +234,8 @@ def _index_row(sample: Sample, field: str, spooled: _Spooled, offset: int) -> di
         "chunk_shape": list(member.chunk_shape),
         "block_shape": list(member.block_shape),
         "chunk_offsets": list(member.chunk_offsets),
+        "chunk_sizes": list(member.chunk_sizes),
+        "chunk_crc32c": list(member.chunk_crc32c),
         **{**sample.columns, "measured": measured_cell(sample.columns["measured"])},
     }
 

@@ -5,10 +5,11 @@ import io
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -17,6 +18,28 @@ import pyarrow.parquet as pq
 from medloom.schemas.errors import RetryLater, SourceError
 
 _PARTIAL = ".partial-"  # name prefix of a file that is being written; what a killed run leaves is swept by the next
+_SILENT_S = 60.0  # after which a web server that sends nothing is given up; S3's client does so by itself
+
+Asked = TypeVar("Asked", bound=Callable[..., Any])
+
+
+def _told(asking: Asked) -> Asked:
+    """Let a method say in one sentence that a remote store does not answer."""
+
+    @wraps(asking)
+    def telling(self: "Store", *args: Any, **more: Any) -> Any:
+        try:
+            return asking(self, *args, **more)
+        except Exception as fault:
+            status = getattr(fault, "status", 0)
+            if isinstance(fault, TimeoutError) or (isinstance(status, int) and status in (429, 500, 502, 503, 504)):
+                said = f"status {status}" if status else "no answer in time"
+                raise RetryLater(
+                    f"cannot use {self.url}: {said}; the store is slow or down: run again later"
+                ) from fault
+            raise
+
+    return telling  # type: ignore[return-value]
 
 
 class Store:
@@ -29,7 +52,7 @@ class Store:
     def __init__(self, url: str):
         self.url = str(url).rstrip("/") or "/"
         try:
-            self.fs, root = fsspec.core.url_to_fs(self.url)
+            self.fs, root = fsspec.core.url_to_fs(self.url, **_patience(self.url))
         except (ImportError, ValueError) as fault:
             raise SourceError(f"cannot open {self.url}: {fault}") from fault
         self.root = str(root).rstrip("/")
@@ -58,14 +81,26 @@ class Store:
             raise SourceError(f"{self.url} is not a local folder")
         return Path(self.path(name))
 
+    @_told
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name is there."""
-        return bool(self.fs.exists(self.path(name)))
+        if "http" not in self._protocols():
+            return bool(self.fs.exists(self.path(name)))
+        try:  # fsspec says of a web server's file that it is not there, whatever goes wrong
+            self.fs.cat_file(self.path(name), start=0, end=1)
+        except FileNotFoundError:
+            return False
+        except Exception as fault:
+            if getattr(fault, "status", 0) != 416:  # of an empty file
+                raise
+        return True
 
+    @_told
     def size(self, name: str) -> int:
         """Size of a file in bytes."""
         return int(self.fs.size(self.path(name)))
 
+    @_told
     def names(self, folder: str) -> list[str]:
         """Names, relative to `folder`, of the files directly in it, sorted; partial files are left out."""
         try:
@@ -76,6 +111,7 @@ class Store:
         names = [e["name"].rstrip("/").rsplit("/", 1)[-1] for e in found if e["type"] == "file"]
         return sorted(n for n in names if n and not n.startswith(_PARTIAL))
 
+    @_told
     def folders(self, folder: str) -> list[str]:
         """Names, relative to `folder`, of the folders directly in it, sorted."""
         try:
@@ -85,6 +121,7 @@ class Store:
             return []
         return sorted(e["name"].rstrip("/").rsplit("/", 1)[-1] for e in found if e["type"] == "directory")
 
+    @_told
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return the bytes [start, end) of a file.
 
@@ -189,6 +226,7 @@ class Store:
             for leftover in self.local(folder).glob(f"{_PARTIAL}*"):
                 leftover.unlink(missing_ok=True)
 
+    @_told
     def read_table(
         self, name: str, columns: list[str] | None = None, *, among: tuple[str, list[str]] | None = None
     ) -> pa.Table:
@@ -196,8 +234,11 @@ class Store:
         filters = [(among[0], "in", among[1])] if among else None
         if among and not among[1]:
             return pq.read_schema(self.path(name), filesystem=self.fs).empty_table()
+        if not (columns or filters or self.is_local):  # one request where the file system would ask a dozen times
+            return pq.read_table(pa.BufferReader(self.read(name)))
         return pq.read_table(self.path(name), filesystem=self.fs, columns=columns, partitioning=None, filters=filters)
 
+    @_told
     def rows_of(self, name: str) -> int:
         """Number of rows of a Parquet file, by its footer."""
         with self.fs.open(self.path(name), "rb") as file:
@@ -213,10 +254,9 @@ class Store:
 
     def create_table(self, name: str, table: pa.Table, metadata: dict[str, str] | None = None) -> bool:
         """Write a small table as `write_table` does, only if no file of that name is there; return whether it was."""
-        file = io.BytesIO()
-        _write_parquet(table, file, metadata)
-        return self.create(name, file.getvalue())
+        return self.create(name, parquet_bytes(table, metadata))
 
+    @_told
     def table_metadata(self, name: str) -> dict[str, str]:
         """Return the key-value metadata that `write_table` kept."""
         with self.fs.open(self.path(name), "rb") as file:
@@ -227,9 +267,25 @@ class Store:
         return Store, (self.url,)
 
 
+def _patience(url: str) -> dict[str, Any]:
+    """Return the options by which a web server may take as long as it sends something, and no longer."""
+    if not url.startswith(("http://", "https://")):
+        return {}
+    import aiohttp
+
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(sock_connect=_SILENT_S, sock_read=_SILENT_S)}}
+
+
 def _partial(folder: str, base: str) -> str:
     """Return a name of its own for every write: threads, and machines that share a disk, share process ids."""
     return f"{folder}/{_PARTIAL}{uuid.uuid4().hex}-{base}"
+
+
+def parquet_bytes(table: pa.Table, metadata: dict[str, str] | None = None) -> bytes:
+    """Return the file that `Store.write_table` writes."""
+    file = io.BytesIO()
+    _write_parquet(table, file, metadata)
+    return file.getvalue()
 
 
 def _write_parquet(table: pa.Table, file: IO[bytes], metadata: dict[str, str] | None) -> None:

@@ -91,7 +91,7 @@ INDEX = pa.schema([
     ("modality", _s), ("body_part", _s), ("plane", _s), ("source", _s), ("licence", _s), ("terms_id", _s),
     ("digest", _s), ("pixel_digest", _s), ("measured", MEASURED), ("phash", _s), ("panels", pa.list_(PANEL_BOX)),
     ("labels", pa.list_(LABEL)), ("labelled", _strings), ("affine", pa.list_(_f)), ("units", _s), ("face", _s),
-    ("voxel_digest", _s),
+    ("voxel_digest", _s), ("chunk_sizes", pa.list_(_i)), ("chunk_crc32c", pa.list_(pa.uint32())),
 ])  # fmt: skip
 
 EXAMPLE = pa.schema([
@@ -101,12 +101,27 @@ EXAMPLE = pa.schema([
 ])  # fmt: skip
 
 # The rows that streaming permutes, and all that `where` and `mix` see. `build` indexes release.json's builds; `part`
-# and `row` say where in that build the example stands; shapes are those of its media, in order, as "32x256x256".
+# and `row` say where in that build the example stands; shapes are those of its media, in order, as "32x256x256";
+# `media_at` is where each medium's first member stands in the release's index of that split and layout.
 RELEASE_ROW = pa.schema([
     ("example_id", _s), ("build", _i), ("source", _s), ("group", _s), ("split", _s), ("task", _s), ("language", _s),
     ("generator", _s), ("licence", _s), ("terms_id", _s), ("tier", _s), ("layouts", _strings), ("modalities", _strings),
-    ("shapes", _strings), ("media", _strings), ("part", _s), ("row", _i),
+    ("shapes", _strings), ("media", _strings), ("part", _s), ("row", _i), ("media_at", pa.list_(_l)),
 ])  # fmt: skip
+
+# The release's own index of the media that its rows use, one file per split and layout: all that a reader needs to find
+# and check bytes, without opening the indexes of the builds. Members of a medium are adjacent, those of a shard too.
+RELEASE_INDEX = pa.schema([
+    ("build", _i), ("shard", _i), ("key", _s), ("field", _s), ("offset", _l), ("size", _l), ("crc32c", pa.uint32()),
+    ("shape", pa.list_(_i)), ("dtype", _s), ("spacing_mm", pa.list_(_f)), ("chunk_shape", pa.list_(_i)),
+    ("block_shape", pa.list_(_i)), ("chunk_offsets", pa.list_(_l)), ("chunk_sizes", pa.list_(_i)),
+    ("chunk_crc32c", pa.list_(pa.uint32())), ("modality", _s), ("body_part", _s), ("plane", _s), ("source", _s),
+    ("licence", _s), ("terms_id", _s), ("units", _s),
+])  # fmt: skip
+
+# How long each row of a part of examples is to one tokenizer, in the order of the part's rows; beside them, never in
+# them. `tokens` counts the text of all turns, `media` the places where a medium stands among them.
+TOKENS = pa.schema([("example_id", _s), ("tokens", _i), ("media", _i)])
 
 # A state of a subject in a release: "withheld" can be lifted by a curator, "withdrawn" cannot.
 STATE = pa.schema([("scope", _s), ("id", _s), ("state", _s), ("reason", _s), ("by", _s)])

@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from medloom.schemas.example import Example, Part, Turn
 from medloom.schemas.keys import canonical_json, digest_of, example_id, fingerprint, sha256_hex
 from medloom.schemas.medium import Medium, Member, Picture, Sample, json_facts
 from medloom.schemas.origin import Origin
+from medloom.schemas.release_indexing import write_release_index
 from medloom.schemas.shard import ShardName, ShardWriter
 from medloom.schemas.store import Store
 from medloom.schemas.tables import EXAMPLE, FORMAT_VERSION, PLAN, RELEASE_ROW, STATE, TABLES, measured_cell
@@ -37,14 +39,34 @@ def synthetic_release(folder: str | Path, n_units: int = 24) -> str:
     share a group; of every twelve units, eight are train, two validation and two test. Pictures are PNG in even and
     JPEG in odd papers, scans have masks in odd units. What an answer says can be seen in its medium.
     """
-    build = Store(f"{folder}/build")
     units = [_unit(number) for number in range(n_units)]
-    rows, plan, counts = [], [], {"units": n_units, "media": 0, "examples": 0}
+    return write_build(Store(f"{folder}/build"), units, parameters={"n_units": n_units})
+
+
+def write_build(
+    build: Store,
+    units: list[dict[str, Any]],
+    *,
+    parameters: dict[str, Any],
+    units_per_shard: int = UNITS_PER_SHARD,
+    as_stored: Callable[[Medium, str], Sample] | None = None,
+) -> str:
+    """Write a build of `units` and release 1 of it; return the build's URL.
+
+    Args:
+        build: an empty folder.
+        units: each {"unit", "group", "split", "source", "media": [Medium, …], "examples": [Example, …]}, examples of
+            the tasks in `PRINTS`.
+        parameters: of the recipe, as the manifest names them.
+        units_per_shard: how many units a shard takes.
+        as_stored: from a medium and its split to its sample; None stores volumes with a stand-in for a thumbnail.
+    """
+    rows, plan, counts = [], [], {"units": len(units), "media": 0, "examples": 0}
     known: dict[str, str] = {}
-    for shard, members in _shards(units).items():
+    for shard, members in _shards(units, units_per_shard).items():
         plan += [_plan_row(unit, shard, position) for position, unit in enumerate(members)]
         counts["media"] += sum(len(unit["media"]) for unit in members)
-        known |= _write_shard(build, shard, members)
+        known |= _write_shard(build, shard, members, as_stored or _sample)
         for task in PRINTS:
             found = [(unit, e) for unit in members for e in unit["examples"] if e.task == task]
             counts["examples"] += len(found)
@@ -53,7 +75,7 @@ def synthetic_release(folder: str | Path, n_units: int = 24) -> str:
     group = [{**{k: u[k] for k in ("unit", "source", "group", "split")}, "split_by": "hash"} for u in units]
     build.write_table("tables/group/part-00000.parquet", pa.Table.from_pylist(group, schema=TABLES["group"]))
     recipe = {
-        "name": "synthetic", "parameters": {"n_units": n_units}, "fingerprints": {"media": MEDIA_PRINT}, "tasks": PRINTS
+        "name": "synthetic", "parameters": parameters, "fingerprints": {"media": MEDIA_PRINT}, "tasks": PRINTS
     }  # fmt: skip
     manifests.commit(build, recipe=recipe, counts=counts, known=known)
     write_release(build, rows)
@@ -66,14 +88,16 @@ def write_release(build: Store, rows: list[dict[str, Any]], *, number: int = 1, 
     manifest = manifests.read_newest(build)
     assert manifest
     name = f"{number:04d}"
-    releases.write_table(f"{name}/rows.parquet", pa.Table.from_pylist(rows, schema=RELEASE_ROW))
+    pinned = [{"uri": uri, "number": manifest["number"], "manifest": manifests.digest_of_manifest(manifest)}]
+    table, index = write_release_index(releases, name, pa.Table.from_pylist(rows, schema=RELEASE_ROW), pinned)
+    releases.write_table(f"{name}/rows.parquet", table)
     releases.write_table(f"{name}/states.parquet", STATE.empty_table())
     releases.local("overlay").mkdir(parents=True, exist_ok=True)
     facts = {
         "format_version": FORMAT_VERSION, "number": number, "parent": "", "policy": {},
         "counts": {"rows": len(rows), "live": count(rows, "split"), "tasks": count(rows, "task"), "withheld": {}},
-        "builds": [{"uri": uri, "number": manifest["number"], "manifest": manifests.digest_of_manifest(manifest)}],
-        "rows_sha256": sha256_hex(releases.read(f"{name}/rows.parquet")),
+        "builds": pinned, "index": index, "rows_sha256": sha256_hex(releases.read(f"{name}/rows.parquet")),
+        "states_sha256": sha256_hex(releases.read(f"{name}/states.parquet")),
     }  # fmt: skip
     releases.write(f"{name}/release.json", (canonical_json(facts) + "\n").encode())
 
@@ -177,12 +201,12 @@ def _examples(unit: dict[str, Any], media: list[Medium], number: int) -> list[Ex
     return [*captions, example("interleaved", "all", Turn("document", parts))]
 
 
-def _shards(units: list[dict[str, Any]]) -> dict[ShardName, list[dict[str, Any]]]:
+def _shards(units: list[dict[str, Any]], size: int) -> dict[ShardName, list[dict[str, Any]]]:
     shards: dict[ShardName, list[dict[str, Any]]] = {}
     for split in ("train", "validation", "test"):
         mine = [unit for unit in units if unit["split"] == split]
-        for number in range(0, len(mine), UNITS_PER_SHARD):
-            shards[ShardName(split, number // UNITS_PER_SHARD)] = mine[number : number + UNITS_PER_SHARD]
+        for number in range(0, len(mine), size):
+            shards[ShardName(split, number // size)] = mine[number : number + size]
     return shards
 
 
@@ -191,11 +215,13 @@ def _plan_row(unit: dict[str, Any], shard: ShardName, position: int) -> dict[str
     return {**named, "shard": shard.number, "position": position, "source_bytes": 1000}
 
 
-def _write_shard(build: Store, shard: ShardName, units: list[dict[str, Any]]) -> dict[str, str]:
+def _write_shard(
+    build: Store, shard: ShardName, units: list[dict[str, Any]], as_stored: Callable[[Medium, str], Sample]
+) -> dict[str, str]:
     with ShardWriter(build, shard) as writer:
         for unit in units:
             for medium in unit["media"]:
-                writer.add(_sample(medium, shard.split))
+                writer.add(as_stored(medium, shard.split))
         tars = writer.close()
     kept = [{"unit": u["unit"], "digest": sha256_hex(u["unit"]), "kept": [m.key for m in u["media"]]} for u in units]
     out = sum(len(u["kept"]) for u in kept)
@@ -222,7 +248,7 @@ def _sample(medium: Medium, split: str) -> Sample:
         if medium.seg:
             layers = np.stack([seg.array for seg in medium.seg])
             members["seg.b2nd"] = replace(encode_labels(layers), spacing_mm=spacing)
-        members["thumb.jpg"] = Member(b"a thumbnail", (1, 1, 1), "uint8")
+        members["thumb.jpg"] = Member(_thumb(), (8, 24, 1), "uint8")
     columns = {
         "unit": medium.unit, "group": medium.group, "split": split, "layout": medium.layout,
         "modality": medium.modality, "body_part": medium.body_part, "plane": medium.plane,
@@ -230,6 +256,12 @@ def _sample(medium: Medium, split: str) -> Sample:
         "digest": medium.origin.digest, "pixel_digest": medium.pixel_digest, "measured": medium.measured,
     }  # fmt: skip
     return Sample(medium.key, medium.layout, members, columns)
+
+
+def _thumb() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (24, 8), 90).save(file, "JPEG")
+    return file.getvalue()
 
 
 def _write_examples(

@@ -10,6 +10,7 @@ from medloom.pipelines.stages.grids import Grid, grid_stages
 from medloom.pipelines.stages.measure import Measure
 from medloom.pipelines.tasks.captions import Captions
 from medloom.pipelines.tasks.region_tasks import REGION_TASKS
+from medloom.schemas.b2nd import DEFAULT_CODEC, Codec
 from medloom.schemas.errors import ConfigError
 
 
@@ -21,6 +22,7 @@ def recipe(
     spacing_mm: float = 1.5,
     raters: Literal["vote", "keep"] = "vote",
     shard_bytes: int = 1 << 30,
+    codec: Codec = DEFAULT_CODEC,
 ) -> Recipe:
     """CT and MR with masks of public sets: volumes with labels of one vocabulary, and what can be asked of them.
 
@@ -32,6 +34,7 @@ def recipe(
         spacing_mm: of the grids isotropic and nnunet.
         raters: of masks that several people drew: "vote" keeps what most of them drew, "keep" a layer of each.
         shard_bytes: source bytes after which a shard is full.
+        codec: of volumes: "bytedelta_zstd1" is the smaller, "bitshuffle_lz4" the faster, for fast local disks.
     """
     wanted = known_sets().values() if set == "auto" else [spec for spec in known_sets().values() if _is(spec, set)]
     if not wanted:
@@ -43,6 +46,7 @@ def recipe(
         stages=(FaceStatus(), *grid_stages(grid, spacing_mm=spacing_mm, keep_small=True), Measure()),
         tasks=(Captions(), *REGION_TASKS),
         shard_bytes=shard_bytes,
+        codec=codec,
     )
 
 

@@ -13,6 +13,7 @@ from medloom.pipelines.tasks.captions import Captions
 from medloom.pipelines.tasks.header_questions import HeaderQuestions
 from medloom.pipelines.tasks.region_tasks import REGION_TASKS
 from medloom.pipelines.tasks.stated_questions import StatedQuestions
+from medloom.schemas.b2nd import DEFAULT_CODEC, Codec
 
 
 def recipe(
@@ -33,6 +34,7 @@ def recipe(
     licence: str = "",
     attribution: str = "",
     shard_bytes: int = 1 << 30,
+    codec: Codec = DEFAULT_CODEC,
 ) -> Recipe:
     """DICOM series, NIfTI volumes and images of a folder: volumes in tars, captions and questions from headers.
 
@@ -58,6 +60,7 @@ def recipe(
         terms: row of the table of terms that holds for all of it.
         licence, attribution: as stated by the source, and whom to name.
         shard_bytes: source bytes after which a shard is full.
+        codec: of volumes: "bytedelta_zstd1" is the smaller, "bitshuffle_lz4" the faster, for fast local disks.
     """
     scans = Scans(
         "scans", source, deidentify=deidentify, group=group, terms_id=terms, licence=licence, attribution=attribution,
@@ -71,4 +74,5 @@ def recipe(
         stages=(text, FaceStatus(), *grid_stages(grid, spacing_mm=spacing_mm), Measure()),
         tasks=(Captions(), HeaderQuestions(), StatedQuestions(), *REGION_TASKS),
         shard_bytes=shard_bytes,
+        codec=codec,
     )

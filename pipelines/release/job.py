@@ -30,10 +30,12 @@ from medloom.schemas.release import (
     read_overlay,
     relative_uri,
 )
+from medloom.schemas.release_index import is_whole
+from medloom.schemas.release_indexing import write_release_index
 from medloom.schemas.store import Store
 from medloom.schemas.tables import FORMAT_VERSION, RELEASE_ROW, STATE
 
-VERSION = "3"  # changes when equal builds and policy would give other rows or states
+VERSION = "4"  # changes when equal builds and policy would give other rows or states
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -101,9 +103,10 @@ def _rules() -> dict[str, Any]:
 
 
 def _is(release: Release, facts: dict[str, Any]) -> bool:
-    """Whether a release was made of these facts and its rows are still those that were written."""
+    """Whether a release was made of these facts and its rows and index are still those that were written."""
     try:
-        return all(release.facts.get(key) == value for key, value in facts.items()) and bool(release.rows.schema)
+        same = all(release.facts.get(key) == value for key, value in facts.items())
+        return same and bool(release.rows.schema) and is_whole(release)
     except (FormatError, FileNotFoundError):
         return False
 
@@ -128,14 +131,15 @@ def _collect(frame: "DataFrame", keys: list[str], schema: pa.Schema) -> pa.Table
 def write_release(store: Store, rows: pa.Table, said: pa.Table, facts: dict[str, Any]) -> Release:
     """Write rows and states as the next release, or return the newest when it would be the same."""
     newest = find_release(store.url)
-    name = f"{(newest.number if newest else 0) + 1:04d}"
+    name = _claimed(store, (newest.number if newest else 0) + 1)
     metadata = {"format_version": str(FORMAT_VERSION)}
-    store.delete_folder(name)  # what a killed run left: without release.json it was never a release
+    rows, index = write_release_index(store, name, rows, facts["builds"])
     store.write_table(f"{name}/rows.parquet", rows, metadata)
     store.write_table(f"{name}/states.parquet", said, metadata)
     facts = {
         "format_version": FORMAT_VERSION,
         **facts,
+        "index": index,
         "counts": _counts(rows, States.of(said), said),
         "rows_sha256": sha256_hex(store.read(f"{name}/rows.parquet")),
         "states_sha256": sha256_hex(store.read(f"{name}/states.parquet")),
@@ -149,6 +153,20 @@ def write_release(store: Store, rows: pa.Table, said: pa.Table, facts: dict[str,
     if not store.create(f"{name}/release.json", (canonical_json(release) + "\n").encode()):
         raise RetryLater(f"another run made release {int(name)} at {store.url}; run the same command again")
     return Release(store.url, number=int(name))
+
+
+def _claimed(store: Store, number: int) -> str:
+    """Return the name of a release's folder in which nobody else writes.
+
+    Locally the lock sees to it, and what a killed run left is deleted. On an object store the first to create `claim`
+    has the number; a killed run keeps it, which leaves a gap.
+    """
+    if store.is_local:
+        store.delete_folder(f"{number:04d}")  # without release.json it was never a release
+        return f"{number:04d}"
+    while not store.create(f"{number:04d}/claim", b""):
+        number += 1
+    return f"{number:04d}"
 
 
 def _counts(rows: pa.Table, by_policy: States, said: pa.Table) -> dict[str, Any]:

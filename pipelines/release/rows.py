@@ -119,7 +119,7 @@ def release_rows(examples: "DataFrame", media: "DataFrame") -> "DataFrame":
     for name, field in columns.items():
         joined = joined.withColumn(name, sf.coalesce(sf.col(f"m.{field}"), none))
     tier = sf.when(sf.col("generator").contains("@"), "model").when(sf.size("labels") > 0, "rule").otherwise("source")
-    return joined.withColumn("tier", tier).select(*RELEASE_ROW.names)
+    return joined.withColumn("tier", tier).select(*(name for name in RELEASE_ROW.names if name != "media_at"))
 
 
 def rank() -> "Column":

@@ -7,6 +7,7 @@ from typing import Any
 
 from medloom.pipelines.stages.encode import encode
 from medloom.pipelines.stages.measure import voxel_digest
+from medloom.schemas.b2nd import DEFAULT_CODEC, Codec
 from medloom.schemas.errors import BugError, Refusal, Refused
 from medloom.schemas.keys import Identity, digest_of
 from medloom.schemas.medium import Medium, Sample
@@ -25,6 +26,7 @@ class UnitWork:
         links: its rows of `LINK`.
         digests: sha256 or token by url, computed where the identity key is.
         stages: what to do to each medium.
+        codec: that volumes are stored with.
         pixel_secret: key of the pixel digests of clinical data, derived from the identity key; None for public data.
     """
 
@@ -39,6 +41,7 @@ class UnitWork:
     stages: tuple[Any, ...]
     key_id: str
     pixel_secret: bytes | None = field(default=None, repr=False)
+    codec: Codec = DEFAULT_CODEC
 
 
 @dataclass
@@ -64,7 +67,7 @@ def finish(work: UnitWork, made: UnitMade, medium: Medium) -> None:
             media = [out for one in media for out in _staged(stage, one)]
         if not media:
             raise Refused("stage.nothing", "the stages gave no medium")
-        samples = [encode(_private_pixels(work, one), split=work.split) for one in media]
+        samples = [encode(_private_pixels(work, one), split=work.split, codec=work.codec) for one in media]
     except Refused as refused:
         made.refused.append(refusal(work, medium.key, "stages", refused))
         return

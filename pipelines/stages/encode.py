@@ -19,8 +19,8 @@ ISOTROPIC_RATIO = 1.5  # largest over smallest spacing up to which cubes are the
 GRID_TOLERANCE_MM = 1e-3
 
 
-def encode(medium: Medium, *, split: str) -> Sample:
-    """Return `medium` as stored, members in the order of its layout.
+def encode(medium: Medium, *, split: str, codec: b2nd.Codec = b2nd.DEFAULT_CODEC) -> Sample:
+    """Return `medium` as stored, members in the order of its layout; `codec` is that of volumes, not of masks.
 
     Raises:
         Refused("seg.grid"): a mask has another shape or place than the volume.
@@ -32,7 +32,7 @@ def encode(medium: Medium, *, split: str) -> Sample:
         shape = (picture.height, picture.width, picture.channels)
         made[picture.format] = Member(data=picture.data, shape=shape, dtype="uint8")
     else:
-        made["ct.b2nd"] = _volume_member(medium.content)
+        made["ct.b2nd"] = _volume_member(medium.content, codec)
         made["thumb.jpg"] = _thumb_member(medium.content, is_ct=medium.modality == "CT")
         if medium.seg:
             made["seg.b2nd"] = _seg_member(medium.content, medium.seg)
@@ -66,9 +66,9 @@ def _columns(medium: Medium, split: str) -> dict[str, Any]:
     }
 
 
-def _volume_member(volume: Volume) -> Member:
+def _volume_member(volume: Volume, codec: b2nd.Codec) -> Member:
     isotropic = max(volume.spacing_mm) <= ISOTROPIC_RATIO * min(volume.spacing_mm)
-    return _placed(b2nd.encode_volume(volume.array, isotropic=isotropic), volume)
+    return _placed(b2nd.encode_volume(volume.array, isotropic=isotropic, codec=codec), volume)
 
 
 def _seg_member(volume: Volume, layers: tuple[Volume, ...]) -> Member:
@@ -115,9 +115,12 @@ def _montage(volume: Volume, window: tuple[float, float] | None) -> np.ndarray:
     scale = min(THUMB_HEIGHT_PX / max(h for h, _ in sizes_mm), THUMB_WIDTH_PX / max(w for _, w in sizes_mm))
     tiles = []
     for (plane, _, _), (height_mm, width_mm) in zip(planes, sizes_mm, strict=True):
-        shown = np.clip((plane.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
+        shown = plane.astype(np.float64)  # in place: fresh memory for each step would cost more than the step
+        shown -= low
+        shown *= 255 / (high - low)
+        np.rint(np.clip(shown, 0, 255, out=shown), out=shown)
         size = max(1, round(width_mm * scale)), max(1, round(height_mm * scale))
-        image = Image.fromarray(np.rint(shown).astype(np.uint8))
+        image = Image.fromarray(shown.astype(np.uint8))
         tiles.append(np.asarray(image.resize(size, Image.Resampling.BILINEAR)))
     tallest = max(tile.shape[0] for tile in tiles)
     return np.concatenate([_centred(tile, tallest) for tile in tiles], axis=1)

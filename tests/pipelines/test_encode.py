@@ -4,6 +4,7 @@ import io
 import json
 from dataclasses import replace
 
+import blosc2
 import numpy as np
 import pytest
 from PIL import Image
@@ -65,6 +66,15 @@ def test_masks_are_stored_as_layers_beside_the_volume():
     assert np.array_equal(b2nd.decode(member.data), np.stack([layer.array for layer in layers]))
     assert [row["layer"] for row in json.loads(sample.members["json"].data)["labels"]] == [0, 1]
     assert encode(_medium(_volume(), seg=layers[:1]), split="x").members["seg.b2nd"].dtype == "uint8"
+
+
+def test_the_codec_is_that_of_volumes_and_not_of_masks():
+    medium = _medium(_volume(), seg=(_labels("uint8"),), labelled=("liver",))
+    usual, fast = encode(medium, split="train"), encode(medium, split="train", codec="bitshuffle_lz4")
+    assert blosc2.ndarray_from_cframe(fast.members["ct.b2nd"].data).cparams.codec == blosc2.Codec.LZ4
+    assert np.array_equal(b2nd.decode(fast.members["ct.b2nd"].data), medium.content.array)
+    for field in ("json", "seg.b2nd", "thumb.jpg"):
+        assert fast.members[field] == usual.members[field]
 
 
 def test_a_mask_on_another_grid_is_refused():

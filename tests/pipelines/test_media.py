@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import blosc2
+import numpy as np
 import pytest
 from tests import sources
 from tests.pipelines.conftest import Built
@@ -11,6 +13,8 @@ from medloom.pipelines import steps
 from medloom.pipelines.carried import carry
 from medloom.pipelines.media import ShardWork, build_shard
 from medloom.pipelines.recipe import load_recipe
+from medloom.schemas import b2nd
+from medloom.schemas.build import Build
 from medloom.schemas.errors import BugError
 from medloom.schemas.shard import ShardName
 
@@ -167,3 +171,23 @@ def test_other_questions_leave_every_tar_untouched(built: Built, tmp_path: Path)
     assert 0 < manifest["counts"]["examples"]["header_vqa"] < built.manifest["counts"]["examples"]["header_vqa"]
     ids = [set(b.examples("header_vqa")["example_id"].to_pylist()) for b in (built.build, copied.build)]
     assert not ids[0] & ids[1]
+
+
+@pytest.mark.slow
+def test_a_recipe_chooses_the_codec_of_its_volumes(tmp_path: Path):
+    sources.write_scans(tmp_path / "source" / "scans")
+    found = {}
+    for codec in ("bytedelta_zstd1", "bitshuffle_lz4"):
+        tasks = f'(Captions(),), codec="{codec}"'
+        recipe = sources.write_recipe(tmp_path / f"{codec}.py", sources="(scans,)", tasks=tasks)
+        sources.build(tmp_path / codec, recipe, tmp_path / "source")
+        build = Build(str(tmp_path / codec))
+        for shard, _ in build.ledgers():
+            for row in build.index(shard).to_pylist():
+                if row["field"] == "ct.b2nd":
+                    found.setdefault(row["key"], []).append(build.member(row, shard))
+    assert found
+    for usual, fast in found.values():
+        assert np.array_equal(b2nd.decode(usual), b2nd.decode(fast))
+        assert blosc2.ndarray_from_cframe(usual).cparams.codec == blosc2.Codec.ZSTD
+        assert blosc2.ndarray_from_cframe(fast).cparams.codec == blosc2.Codec.LZ4

@@ -4,15 +4,17 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tests.pipelines.scan_builds import scan_release, small_media
 from tests.pipelines.small_builds import Made, Paper, small_build
 
-from medloom.pipelines.publish import Published, publish
+from medloom.pipelines.publish import Published, publish, samples
 from medloom.pipelines.release import job
 from medloom.pipelines.release.states import Policy
 from medloom.quality.lint import lint
 from medloom.schemas.build import Build
 from medloom.schemas.errors import ConfigError, GateError
 from medloom.schemas.release import Release
+from medloom.schemas.release_index import ReleaseIndex
 from medloom.schemas.shard import shard_name
 
 PAPERS = (
@@ -78,6 +80,39 @@ def test_untouched_tars_are_copies_and_touched_ones_hold_what_is_left(published)
     for row in after:
         assert out.member(row, shard) == Build(build.url).member(before[row["key"], row["field"]], shard)
     assert not Path(f"{out.url}/media/train-png-000001.tar").exists()
+
+
+def test_a_rewritten_index_says_all_that_it_said_and_the_release_has_its_own(tmp_path):
+    made = scan_release(tmp_path, small_media())
+    job.overlay(made.url, ["medium:scan-b"], state="withheld", reason="blurred", by="curator")
+    assert publish(Release(made.url), str(tmp_path / "public")).rewritten == 1
+    before = {(row["key"], row["field"]): row for row in made.builds()[0].index().to_pylist()}
+    out = Build(str(tmp_path / "public"))
+    after = {(row["key"], row["field"]): row for row in out.index().to_pylist()}
+    assert {key for key, _ in after} == {"scan-a", "scan-c", "scan-d", "scan-p"}
+    for place, row in after.items():
+        assert {**row, "offset": 0} == {**before[place], "offset": 0}
+    assert after["scan-a", "ct.b2nd"]["labels"]
+    assert len(after["scan-a", "ct.b2nd"]["affine"]) == 16
+    assert after["scan-a", "seg.b2nd"]["chunk_sizes"]
+    for row in Release(out.url).rows.to_pylist():
+        for layout, key, at in zip(row["layouts"], row["media"], row["media_at"], strict=True):
+            for member in ReleaseIndex(Release(out.url), row["split"], layout).members(at):
+                stored = after[key, member["field"]]
+                assert member == {name: stored.get(name, 0) for name in member}
+
+
+def test_chunks_of_an_older_build_get_their_checksums_when_a_tar_is_rewritten(tmp_path):
+    made = scan_release(tmp_path, small_media())
+    build = made.builds()[0]
+    row = next(r for r in build.index().to_pylist() if r["key"] == "scan-a" and r["field"] == "ct.b2nd")
+    older = {**row, "chunk_sizes": None, "chunk_crc32c": None}
+    (sample,) = samples(build, shard_name("train-000000"), [
+        older if (r["key"], r["field"]) == ("scan-a", "ct.b2nd") else r
+        for r in build.index().to_pylist() if r["key"] == "scan-a"
+    ])  # fmt: skip
+    assert list(sample.members["ct.b2nd"].chunk_sizes) == row["chunk_sizes"]
+    assert list(sample.members["ct.b2nd"].chunk_crc32c) == row["chunk_crc32c"]
 
 
 def test_nothing_that_stays_back_is_named_in_what_goes_out(published):

@@ -11,8 +11,9 @@ import pytest
 from tests.demo import small_source
 from tests.pipelines.label_sets import chestxray14
 
-from medloom.pipelines.recipe import load_recipe, recipe_names
+from medloom.pipelines.recipe import Recipe, _writers, load_recipe, recipe_names
 from medloom.schemas.errors import ConfigError
+from medloom.schemas.keys import fingerprint
 from medloom.schemas.release import Release
 
 SETTINGS = {
@@ -83,6 +84,26 @@ def test_a_location_decides_no_fingerprint(tmp_path):
     prints = {load_recipe("pmc_inline", {"source": str(tmp_path / s)}).recipe.media_fingerprint() for s in "ab"}
     assert len(prints) == 1
     assert "source" not in load_recipe("pmc_inline", {"source": "x"}).facts
+
+
+def test_the_codec_is_part_of_the_fingerprint_and_the_usual_one_changes_none():
+    prints = {}
+    for codec in ("bytedelta_zstd1", "bitshuffle_lz4"):
+        loaded = load_recipe("scans", {"source": "x", "codec": codec})
+        assert loaded.recipe.codec == loaded.facts["codec"] == codec
+        prints[codec] = loaded.recipe.media_fingerprint()
+    assert len(set(prints.values())) == 2
+    usual = load_recipe("scans", {"source": "x"}).recipe
+    assert usual.media_fingerprint() == prints["bytedelta_zstd1"]
+    of_older_builds = fingerprint("media", usual.sources, usual.stages, _writers())
+    assert usual.media_fingerprint() == of_older_builds
+
+
+def test_a_codec_that_nobody_knows_is_refused():
+    with pytest.raises(ConfigError, match="codec=gzip is not"):
+        load_recipe("m3d_seg", {"source": "x", "codec": "gzip"})
+    with pytest.raises(ConfigError, match="codec 'gzip' is none of bytedelta_zstd1, bitshuffle_lz4"):
+        Recipe(name="mine", sources=(), stages=(), tasks=(), codec="gzip")  # type: ignore[arg-type]
 
 
 def test_a_sources_folder_in_another_parameter_than_a_location_is_refused(tmp_path):

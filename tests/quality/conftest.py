@@ -3,6 +3,7 @@
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from medloom.quality.phash import picture_phash
 from medloom.schemas import b2nd
 from medloom.schemas import manifest as manifests
 from medloom.schemas.build import Build
 from medloom.schemas.keys import canonical_json, digest_of, example_id, fingerprint, sha256_hex
 from medloom.schemas.manifest import digest_of_manifest
-from medloom.schemas.medium import Medium, Member, Picture, Sample, json_facts
+from medloom.schemas.medium import Medium, Member, Picture, Sample, json_facts, region_rows
 from medloom.schemas.origin import Origin
 from medloom.schemas.release import Release, append_overlay
+from medloom.schemas.release_indexing import write_release_index
 from medloom.schemas.shard import ShardName, ShardWriter
 from medloom.schemas.store import Store
 from medloom.schemas.tables import EXAMPLE, FORMAT_VERSION, PLAN, RELEASE_ROW, STATE, TABLES
+from medloom.schemas.token_counts import BYTES, count, tokens_part, utf8_lengths
 from medloom.schemas.volume import Label, Volume
 
 TASKS = {"caption": fingerprint("caption"), "vqa": fingerprint("vqa")}
@@ -47,6 +51,10 @@ def encoded(image: np.ndarray, kind: str) -> bytes:
 
 
 def a_sample(medium: Medium, split: str, image: np.ndarray) -> Sample:
+    medium = replace(medium, pixel_digest=sha256_hex(image.tobytes()))
+    if isinstance(medium.content, Picture):
+        pixels = np.asarray(Image.open(io.BytesIO(medium.content.data)))[..., None]
+        medium = replace(medium, phash=picture_phash(pixels))
     facts = Member(data=(canonical_json(json_facts(medium, split)) + "\n").encode())
     if isinstance(medium.content, Picture):
         content = {medium.layout: Member(medium.content.data, (*image.shape, 1), "uint8")}
@@ -63,8 +71,12 @@ def a_sample(medium: Medium, split: str, image: np.ndarray) -> Sample:
         "unit": medium.unit, "group": medium.group, "split": split, "layout": medium.layout,
         "modality": medium.modality, "body_part": medium.body_part, "plane": medium.plane,
         "source": medium.origin.source, "licence": medium.origin.licence, "terms_id": medium.origin.terms_id,
-        "digest": medium.origin.digest, "pixel_digest": sha256_hex(image.tobytes()), "measured": medium.measured,
+        "digest": medium.origin.digest, "pixel_digest": medium.pixel_digest, "measured": medium.measured, "panels": [],
+        "phash": medium.phash, "labels": region_rows(medium),
+        "labelled": list(medium.labelled), "affine": [], "units": "", "face": "", "voxel_digest": "",
     }  # fmt: skip
+    if isinstance(medium.content, Volume):
+        columns |= {"affine": medium.content.affine.ravel().tolist(), "units": medium.content.units}
     return Sample(medium.key, medium.layout, {"json": facts, **content}, columns)
 
 
@@ -238,18 +250,19 @@ def write_release(build: Build) -> Release:
                     **kept, "build": 0, "tier": "", "layouts": [], "modalities": [], "shapes": [], "part": part,
                     "row": number,
                 })  # fmt: skip
-    store.write_table("0001/rows.parquet", pa.Table.from_pylist(rows, schema=RELEASE_ROW))
+    manifest = build.manifest()
+    pinned = [{"uri": "..", "number": manifest["number"], "manifest": digest_of_manifest(manifest)}]
+    table, index = write_release_index(store, "0001", pa.Table.from_pylist(rows, schema=RELEASE_ROW), pinned)
+    store.write_table("0001/rows.parquet", table)
     held = [
         {"scope": "example", "id": rows[0]["example_id"], "state": "withheld", "reason": "text.short", "by": "policy"},
         {"scope": "example", "id": rows[1]["example_id"], "state": "withheld", "reason": "duplicate.exact",
          "by": "policy"},
     ]  # fmt: skip
     store.write_table("0001/states.parquet", pa.Table.from_pylist(held, schema=STATE))
-    manifest = build.manifest()
     facts = {
-        "format_version": FORMAT_VERSION, "number": 1, "parent": "", "policy": {"name": "default"},
-        "builds": [{"uri": "..", "number": manifest["number"], "manifest": digest_of_manifest(manifest)}],
-        "counts": {"rows": len(rows)}, "rows_sha256": sha256_hex(store.read("0001/rows.parquet")),
+        "format_version": FORMAT_VERSION, "number": 1, "parent": "", "policy": {"name": "default"}, "builds": pinned,
+        "index": index, "counts": {"rows": len(rows)}, "rows_sha256": sha256_hex(store.read("0001/rows.parquet")),
     }  # fmt: skip
     store.write("0001/release.json", (canonical_json(facts) + "\n").encode())
     group = rows[-1]["group"]
@@ -293,3 +306,23 @@ def change() -> Callable[..., None]:
 @pytest.fixture
 def make_build() -> Callable[..., Build]:
     return write_build
+
+
+@pytest.fixture(scope="session")
+def counted(template, tmp_path_factory) -> Path:
+    """The synthetic build with its tokens counted, so that lint has everything to look at."""
+    folder = shutil.copytree(template, tmp_path_factory.mktemp("counted") / "out")
+    build = Build(str(folder))
+    files = build.manifest()["files"]
+    for task, print_ in build.tasks():
+        for part in build.example_parts(task, print_):
+            facts = {"format_version": "1", "tokenizer": BYTES, "tokenizer_digest": BYTES,
+                     "examples_sha256": files[part]["sha256"]}  # fmt: skip
+            table = count(build.store.read_table(part, ["example_id", "turns"]), utf8_lengths)
+            build.store.write_table(tokens_part(BYTES, part), table, facts)
+    return folder
+
+
+@pytest.fixture
+def whole(counted, tmp_path) -> Build:
+    return Build(str(shutil.copytree(counted, tmp_path / "whole")))

@@ -127,3 +127,61 @@ def test_a_cut_frame_is_a_format_error():
     data = b2nd.encode_volume(_ramp((20, 50, 50), "int16"), isotropic=False).data
     with pytest.raises(FormatError):
         b2nd.decode(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("codec", ["bytedelta_zstd1", "bitshuffle_lz4"])
+def test_the_table_says_the_bytes_of_every_chunk_and_their_checksum(codec):
+    array = _ramp((70, 200, 150), "int16")
+    array[:, 128:, 128:] = 0
+    member = b2nd.encode_volume(array, isotropic=False, codec=codec)
+    frame = blosc2.ndarray_from_cframe(member.data)  # held: its schunk does not hold it
+    stored = frame.schunk
+    columns = (member.chunk_offsets, member.chunk_sizes, member.chunk_crc32c)
+    assert [len(column) for column in columns] == [stored.nchunks] * 3
+    for number, (at, size, checksum) in enumerate(zip(*columns, strict=True)):
+        if at == b2nd.ZEROS:
+            assert (size, checksum) == (0, 0)
+            assert stored.decompress_chunk(number).count(b"\0") == stored.chunksize
+            continue
+        assert member.data[at : at + size] == stored.get_chunk(number)
+        assert checksum == _crc32c(member.data[at : at + size])
+        assert len(blosc2.decompress2(member.data[at : at + size])) == stored.chunksize
+
+
+def _crc32c(data: bytes) -> int:
+    """CRC-32C bit by bit over a table of its own, as RFC 3720 appendix B.4 defines it (polynomial 0x1EDC6F41)."""
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ 0x82F63B78 * (byte & 1)
+        table.append(byte)
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = table[(value ^ byte) & 0xFF] ^ value >> 8
+    return value ^ 0xFFFFFFFF
+
+
+def test_chunks_of_a_mask_have_sizes_and_checksums_too():
+    labels = np.zeros((2, 40, 130, 140), np.uint8)
+    labels[0, 10:20, 30:60, 100:135] = 3
+    member = b2nd.encode_labels(labels)
+    assert [size > 0 for size in member.chunk_sizes] == [at != b2nd.ZEROS for at in member.chunk_offsets]
+    assert sum(member.chunk_sizes) < len(member.data)
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 140), st.integers(1, 140)),
+    dtype=st.sampled_from(["int16", "uint16", "uint8", "float32"]),
+    isotropic=st.booleans(),
+)
+def test_the_faster_codec_loses_nothing_either(shape, dtype, isotropic):
+    array = _ramp(shape, dtype)
+    member = b2nd.encode_volume(array, isotropic=isotropic, codec="bitshuffle_lz4")
+    assert np.array_equal(b2nd.decode(member.data), array)
+    stored = blosc2.ndarray_from_cframe(member.data).cparams
+    assert stored.codec == blosc2.Codec.LZ4
+    assert [f for f in stored.filters if f != blosc2.Filter.NOFILTER] == [blosc2.Filter.BITSHUFFLE]
+    usual = b2nd.encode_volume(array, isotropic=isotropic)
+    assert usual == b2nd.encode_volume(array, isotropic=isotropic, codec="bytedelta_zstd1")
+    assert (usual.chunk_shape, usual.block_shape) == (member.chunk_shape, member.block_shape)

@@ -111,3 +111,14 @@ def test_what_is_no_manifest_is_refused(store, data):
 def test_a_build_without_a_manifest_never_finished_a_step(store):
     with pytest.raises(FormatError, match="never finished a step"):
         Build(store.url).manifest()
+
+
+def test_what_a_file_lacks_is_told_as_damage_to_it(store):
+    commit(store)
+    text = store.read("manifests/0001.json").replace(b'"sha256"', b'"sha257"', 1)
+    facts = manifests.parse(text, where="manifests/0001.json")
+    lacking = next(entry for entry in facts["files"].values() if "sha257" in entry)
+    for asked, name in ((facts, "parents"), (lacking, "sha256")):
+        with pytest.raises(FormatError, match=f"^manifests/0001.json has no '{name}' where it must"):
+            asked[name]
+    assert facts.get("parents") is None

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medloom.schemas import shard
 from medloom.schemas.build import conform
 from medloom.schemas.errors import FormatError, Refused
 from medloom.schemas.medium import LAYOUTS, Member, Sample
-from medloom.schemas.shard import ShardName, ShardWriter, read_member, shard_name
+from medloom.schemas.shard import ShardName, ShardWriter, read_member, shard_name, tar_header
 from medloom.schemas.store import Store
 from medloom.schemas.tables import INDEX, measured_values
 
@@ -176,3 +177,33 @@ def test_shard_names_read_back(split, number):
 def test_what_is_no_shard_name(text):
     with pytest.raises(FormatError, match="is not the name of a shard"):
         shard_name(text)
+
+
+@settings(deadline=None, max_examples=20)
+@given(found=samples())
+def test_samples_that_wait_in_memory_or_in_the_spool_give_the_same_tar(tmp_path_factory, found):
+    made = []
+    for kept in (0, 900, 1 << 20):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(shard, "KEPT_BYTES", kept)
+            made.append(written(tmp_path_factory.mktemp("kept"), found)[1])
+    assert made[0] == made[1] == made[2]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    name=st.text(st.characters(codec="ascii", exclude_characters="\0/"), min_size=1, max_size=130).filter(
+        lambda name: name.strip() == name
+    ),
+    size=st.one_of(st.integers(0, 8**11 - 1), st.sampled_from([0, 1, 511, 512, 8**11 - 1])),
+)
+def test_a_header_is_what_tarfile_writes(name, size):
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o644, 0
+    try:
+        wanted = info.tobuf(format=tarfile.USTAR_FORMAT)
+    except ValueError:  # too long for ustar
+        with pytest.raises(ValueError, match="too long"):
+            tar_header(name, size)
+        return
+    assert tar_header(name, size) == wanted

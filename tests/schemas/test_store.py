@@ -9,7 +9,10 @@ from subprocess import PIPE
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.services.faulty_store import faulty_store
+from tests.services.loopback import SLOW_DOWN, slow
 
+from medloom.schemas import store as stores
 from medloom.schemas.errors import RetryLater, SourceError
 from medloom.schemas.store import Store, mendable
 
@@ -206,3 +209,28 @@ def test_writing_to_a_disk_that_is_full_says_so_and_leaves_nothing(store):
 def test_an_unknown_kind_of_url_is_told():
     with pytest.raises(SourceError, match="cannot open nosuch://x"):
         Store("nosuch://x")
+
+
+def test_a_web_server_that_falls_silent_or_faults_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "_SILENT_S", 0.3)
+    (tmp_path / "a").write_bytes(b"123")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    with faulty_store(tmp_path) as served:
+        store = Store(served.url)
+        assert store.read("a") == b"123"
+        assert [store.exists(name) for name in ("a", "empty", "folder", "none")] == [True, True, True, False]
+        assert store.names("") == ["a", "empty"]
+        served.meet("*", served.stalled)
+        for ask in (lambda: store.read("a"), lambda: store.names(""), lambda: store.read_table("a")):
+            with pytest.raises(RetryLater, match=r"cannot use http.*no answer in time"):
+                ask()
+        served.mend()
+        served.meet("*", SLOW_DOWN)
+        with pytest.raises(RetryLater, match="status 503"):
+            store.read("a")
+        with pytest.raises(RetryLater, match="status 503"):
+            store.exists("a")
+        served.mend()
+        served.meet("*", slow(0.1))  # a second in all: slow, and never silent
+        assert store.read("a") == b"123"
