@@ -42,7 +42,8 @@ def train(
         done = train_model(data, to=to, config=settings, report=progress.row, should_stop=interrupted)
     facts = {
         "run": to, "step": done.step, "finished": done.finished, "loss_before": _number(done.loss_before),
-        "loss_after": _number(done.loss_after), "wait_share": done.wait_share, "truncated": done.truncated,
+        "loss_after": _number(done.loss_after), "wait_share": done.wait_share, "stall": done.stall,
+        "truncated": done.truncated,
         "quarantined": list(done.quarantined),
     }  # fmt: skip
     if as_json:
@@ -156,7 +157,7 @@ def _say_trained(facts: dict[str, Any], steps: int) -> None:
         return
     print(
         f"held-out loss {facts['loss_before']:.4f} before and {facts['loss_after']:.4f} after {facts['step']} steps; "
-        f"{facts['wait_share']:.1%} of the time was spent waiting for data"
+        f"{facts['stall']}"
     )
     if facts["truncated"]:
         print(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medloom.model.config import ModelConfig
-from medloom.model.reader import MediaData, StreamedExample
+from medloom.model.streamed import MediaData, StreamedExample
 from medloom.schemas.example import Box, Example, Part
 
 # The vocabulary: the 256 bytes of UTF-8, and what they are not.
@@ -49,6 +49,8 @@ class TensorBatch:
     Attributes:
         tokens_BL: int64, padded at the end with `PAD`.
         targets_BL: int64, `NO_TARGET` where nothing is to be learned: questions, media, padding.
+        examples_BL: int64, which example of its row each token belongs to, -1 for padding; None when every row holds
+            one, so that causal attention alone keeps examples apart.
         pictures_NCDHW: float32 in 0 … 1, C 3 and D 1.
         volumes_NCDHW: float32 in 0 … 1, C 1.
         places_N: for pictures and then volumes, which medium of the batch (in order of its tokens) each is.
@@ -63,6 +65,7 @@ class TensorBatch:
     places_N: Tensor  # noqa: N815
     text_bytes: int
     truncated: int
+    examples_BL: Tensor | None = None  # noqa: N815
 
 
 def encode(
@@ -107,18 +110,53 @@ def encode(
 
 
 def collate(
-    examples: Sequence[tuple[Encoded, StreamedExample]], *, config: ModelConfig, device: torch.device | str
+    examples: Sequence[tuple[Encoded, StreamedExample]],
+    *,
+    config: ModelConfig,
+    device: torch.device | str,
+    packs: Sequence[Sequence[int]] = (),
 ) -> TensorBatch:
-    """Return examples as one batch on `device`; media are resized there."""
-    length = max(len(encoded.tokens) for encoded, _ in examples)
-    tokens = np.full((len(examples), length), PAD, np.int64)
-    targets = np.full((len(examples), length), NO_TARGET, np.int64)
+    """Return examples as one batch on `device`; media are resized there.
+
+    Args:
+        packs: places in `examples` that share a row, in order; () for a row per example. A pack of none is left out.
+    """
+    rows = [pack for pack in packs if pack] or [(i,) for i in range(len(examples))]
+    length = max(sum(len(examples[i][0].tokens) for i in pack) for pack in rows)
+    tokens = np.full((len(rows), length), PAD, np.int64)
+    targets = np.full((len(rows), length), NO_TARGET, np.int64)
+    owners = np.full((len(rows), length), -1, np.int64)
+    for row, pack in enumerate(rows):
+        at = 0
+        for nth, i in enumerate(pack):
+            encoded = examples[i][0]
+            end = at + len(encoded.tokens)
+            tokens[row, at:end], targets[row, at:end], owners[row, at:end] = encoded.tokens, encoded.targets, nth
+            at = end
+    in_order = [examples[i] for pack in rows for i in pack]
+    pictures, volumes, places = _media_on_grids(in_order, config=config, device=device)
+    empty_picture = torch.zeros((0, 3, 1, *config.picture_grid), device=device)
+    empty_volume = torch.zeros((0, 1, *config.volume_grid), device=device)
+    return TensorBatch(
+        tokens_BL=torch.from_numpy(tokens).to(device),
+        targets_BL=torch.from_numpy(targets).to(device),
+        pictures_NCDHW=torch.stack(pictures) if pictures else empty_picture,
+        volumes_NCDHW=torch.stack(volumes) if volumes else empty_volume,
+        places_N=torch.tensor(places, dtype=torch.int64, device=device),
+        text_bytes=sum(encoded.text_bytes for encoded, _ in examples),
+        truncated=sum(encoded.cut > 0 for encoded, _ in examples),
+        examples_BL=torch.from_numpy(owners).to(device) if any(len(pack) > 1 for pack in rows) else None,
+    )
+
+
+def _media_on_grids(
+    examples: Sequence[tuple[Encoded, StreamedExample]], *, config: ModelConfig, device: torch.device | str
+) -> tuple[list[Tensor], list[Tensor], list[int]]:
+    """Return pictures, volumes, and for pictures and then volumes which medium of the batch each is."""
     pictures, volumes = list[Tensor](), list[Tensor]()
     places: tuple[list[int], list[int]] = [], []
     made: dict[tuple[int, Box], Tensor] = {}  # one example with several answers has its media made once
-    for row, (encoded, streamed) in enumerate(examples):
-        tokens[row, : len(encoded.tokens)] = encoded.tokens
-        targets[row, : len(encoded.targets)] = encoded.targets
+    for encoded, streamed in examples:
         for key, box in encoded.media:
             medium = streamed.media[key]
             is_volume = medium.layout.startswith("volume")
@@ -128,17 +166,7 @@ def collate(
             elif (id(medium), box) not in made:
                 made[id(medium), box] = picture_on_grid(medium, box, grid=config.picture_grid, device=device)
             (volumes if is_volume else pictures).append(made[id(medium), box])
-    empty_picture = torch.zeros((0, 3, 1, *config.picture_grid), device=device)
-    empty_volume = torch.zeros((0, 1, *config.volume_grid), device=device)
-    return TensorBatch(
-        tokens_BL=torch.from_numpy(tokens).to(device),
-        targets_BL=torch.from_numpy(targets).to(device),
-        pictures_NCDHW=torch.stack(pictures) if pictures else empty_picture,
-        volumes_NCDHW=torch.stack(volumes) if volumes else empty_volume,
-        places_N=torch.tensor(places[0] + places[1], dtype=torch.int64, device=device),
-        text_bytes=sum(encoded.text_bytes for encoded, _ in examples),
-        truncated=sum(encoded.cut > 0 for encoded, _ in examples),
-    )
+    return pictures, volumes, places[0] + places[1]
 
 
 def picture_on_grid(medium: MediaData, box: Box, *, grid: tuple[int, int], device: torch.device | str) -> Tensor:

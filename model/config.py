@@ -65,7 +65,9 @@ class RunConfig:
         keep_checkpoints: how many of the newest are kept.
         threads: that compute (one, since two on busy cores wait for each other); `read_threads`: that read ahead.
         device: "auto" (CUDA where there is one), "cpu" or "cuda".
-        mix, where: which examples are drawn, see `medloom.ShardStream`.
+        mix, where, buckets, shuffle: which examples are drawn and how, see `medloom.ShardStream`.
+        pack_tokens: longest row of examples put together, in bytes of text and latents of media, 0 for a row per
+            example; `global_batch` counts rows then, and `medloom tokens DATA` must have been run.
         model: sizes.
     """
 
@@ -86,12 +88,15 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mix: Mapping[str, float] | None = None
     where: Mapping[str, Any] | None = None
+    buckets: str | None = "dimension"
+    shuffle: str = "global"
+    pack_tokens: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "steps", "global_batch", "max_bytes", "max_media", "held_out", "checkpoint_every")
         _at_least(self, 1, "keep_checkpoints", "threads")
-        _at_least(self, 0, "seed", "warmup_steps", "read_threads")
+        _at_least(self, 0, "seed", "warmup_steps", "read_threads", "pack_tokens")
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)!r} is not a number above 0")

@@ -13,12 +13,13 @@ from medloom.model import checkpoint
 from medloom.model.collate import Encoded, TensorBatch, collate, encode
 from medloom.model.config import RunConfig
 from medloom.model.language import MedicalModel
-from medloom.model.reader import Reader, StreamedExample, WrongBytes
+from medloom.model.reader import Reader
 from medloom.model.rows import live_rows
 from medloom.model.run import RunFolder
 from medloom.model.scores import Answered, answer_of, majority, options_of, summary, words_of
+from medloom.model.streamed import StreamedExample
 from medloom.model.train import settle
-from medloom.schemas.errors import SourceError
+from medloom.schemas.errors import SourceError, WrongBytes
 from medloom.schemas.keys import canonical_json
 from medloom.schemas.release import Release
 from medloom.schemas.store import Store

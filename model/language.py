@@ -54,7 +54,8 @@ class MedicalModel(nn.Module):
     def forward(self, batch: TensorBatch) -> Tensor:
         """Return (B, L-1): negative log-likelihood in nats of each target from the second token on, 0 without one."""
         # No mask for the padding: it stands at the end, where causal attention never looks from what comes before.
-        logits_BLV = self.language(inputs_embeds=self.embed(batch), use_cache=False).logits
+        packed = {} if batch.examples_BL is None else apart(batch.examples_BL, self.language.dtype)
+        logits_BLV = self.language(inputs_embeds=self.embed(batch), use_cache=False, **packed).logits
         return functional.cross_entropy(
             logits_BLV[:, :-1].transpose(1, 2).float(),
             batch.targets_BL[:, 1:],
@@ -74,3 +75,20 @@ class MedicalModel(nn.Module):
             eos_token_id=END,
         )[0].tolist()
         return bytes(token for token in said if token < 256)
+
+
+def apart(examples_BL: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return what keeps examples of one row from seeing each other: an additive mask (B, 1, L, L), and positions (B, L)
+    that begin anew with each example. Padding sees itself alone, since a row of a softmax cannot be empty.
+    """
+    length = examples_BL.shape[1]
+    same_BLL = (examples_BL[:, :, None] == examples_BL[:, None, :]) & (examples_BL[:, :, None] >= 0)
+    causal_LL = torch.ones((length, length), dtype=torch.bool, device=examples_BL.device).tril()
+    itself_LL = torch.eye(length, dtype=torch.bool, device=examples_BL.device)
+    seen_BLL = (same_BLL & causal_LL) | itself_LL
+    mask_B1LL = torch.zeros_like(seen_BLL, dtype=dtype).masked_fill(~seen_BLL, torch.finfo(dtype).min)[:, None]
+    place_L = torch.arange(length, device=examples_BL.device)
+    begins_BL = torch.ones_like(examples_BL, dtype=torch.bool)
+    begins_BL[:, 1:] = examples_BL[:, 1:] != examples_BL[:, :-1]
+    first_BL = torch.where(begins_BL, place_L, 0).cummax(dim=1).values
+    return {"attention_mask": mask_B1LL, "position_ids": place_L - first_BL}

@@ -1,26 +1,30 @@
-"""The order of examples as arithmetic: a pure function of one integer, a seed and how many rows each source has.
+"""The order of examples as arithmetic: pure functions of one integer, a seed and how many rows each source has.
 
 Nothing here reads, remembers or draws random numbers, so that any position of any epoch costs the same, and ranks and
 workers cannot matter. Integers are uint64 and wrap around on purpose.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
 from medloom.schemas.errors import ConfigError
 from medloom.schemas.keys import sha256_hex
 
-ORDER_VERSION = 1  # changes when any (seed, sizes, weights, t) would give another row
+ORDER_VERSION = 2  # changes when any (seed, rows, choice, step) would give another row
 MAX_BLOCK = 1_000_000  # slots of one block of a mix; finer shares than that mean a typing error
+MAX_TURNS = 2**31 - 1  # sum of weights: products of two of them stay below 2^62
 
 _ROUNDS = 8
 _SMALL, _ROUNDS_SMALL = 16, 32  # on a grid of few cells 8 rounds leave orders up to 5 % more or less likely than others
 _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, the step of splitmix64 (Steele, Lea, Flood 2014)
 _MASK = 2**64 - 1
+_REACH = 300  # strides tried on either side
+_SHUFFLED = 4096  # turns of the largest block that is shuffled: to count in it is to sort it
 
 
 def key_of(seed: int, label: str) -> int:
@@ -33,6 +37,11 @@ def scramble(value: np.ndarray) -> np.ndarray:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
+
+
+def nth_key(key: int, n: np.ndarray) -> np.ndarray:
+    """Return the keys of the n-th permutations (uint64) of the family that `key` begins."""
+    return scramble(np.asarray(n, np.uint64) + np.uint64(key))
 
 
 def permute(index: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
@@ -74,6 +83,225 @@ def _add(value: np.ndarray, noise: np.ndarray, side: int) -> np.ndarray:
     return np.where(total >= side, total - np.uint64(side), total)
 
 
+def floor_sum(n: int, m: int, a: int, b: int) -> int:
+    """Return the sum of (a * i + b) // m over i = 0 … n-1 in O(log m) steps; a, b >= 0, m > 0.
+
+    Whole parts are summed in closed form; what is left counts lattice points under a line, which Euclid's algorithm
+    turns over and makes smaller (Graham, Knuth, Patashnik, "Concrete Mathematics", 3.5).
+    """
+    total = 0
+    while n > 0:
+        total += n * (n - 1) // 2 * (a // m) + n * (b // m)
+        a, b = a % m, b % m
+        n, b = divmod(a * n + b, m)
+        m, a = a, m
+        if not m:
+            break
+    return total
+
+
+def _quotients(a: int, b: int) -> list[int]:
+    """Return the partial quotients of a / b (its continued fraction)."""
+    found = []
+    while b:
+        found.append(a // b)
+        a, b = b, a % b
+    return found
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Whose turn it is in an endless row of turns: in every block of sum(weights) each has exactly its weight.
+
+    Blocks of up to 4096 turns are shuffled. In larger ones, and where `even` is set,
+    turns go round a circle of arcs in steps near the golden ratio (a Kronecker sequence): each comes back at nearly
+    equal distances, and floor_sum counts its turns before any other without walking there. Either way the turns of
+    each are counted in time: the c-th comes before the next.
+
+    Attributes:
+        weights: whole, positive, their sum at most `MAX_TURNS`.
+        key: of the permutations.
+        even: spread evenly instead of by chance.
+    """
+
+    weights: tuple[int, ...]
+    key: int
+    even: bool = False
+
+    @cached_property
+    def block(self) -> int:
+        """Turns of a block."""
+        return sum(self.weights)
+
+    @cached_property
+    def _edges(self) -> np.ndarray:
+        return np.cumsum(self.weights)
+
+    @cached_property
+    def _stride(self) -> int:
+        """The number near block / golden ratio that shares no divisor with the block and spreads turns best.
+
+        That of smallest partial quotients: a large one would let turns of a small weight come in clusters (three-gap
+        theorem; the golden ratio's own are all 1, and only whole strides come round exactly).
+        """
+        near = round(self.block * (math.sqrt(5) - 1) / 2)
+        reach = range(max(1, near - _REACH), min(self.block, near + _REACH) + 1)
+        strides = [stride for stride in reach if math.gcd(stride, self.block) == 1]
+        return min(strides, key=lambda stride: (max(_quotients(stride, self.block)), abs(stride - near)))
+
+    def deal(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (who, before), int64, of the turns start … start+count-1: whose they are and how many that one had
+        before.
+        """
+        if len(self.weights) == 1:
+            return np.zeros(count, np.int64), np.arange(start, start + count)
+        who = self._whose(start, count)
+        before = np.zeros(count, np.int64)
+        for k in np.unique(who):
+            mine = np.flatnonzero(who == k)
+            before[mine] = self.before(int(k), start) + np.arange(len(mine))
+        return who, before
+
+    def before(self, who: int, turn: int) -> int:
+        """How many of the turns 0 … turn-1 are those of `who`."""
+        block, rest = divmod(turn, self.block)
+        return block * self.weights[who] + self._within(block, rest, who)
+
+    def first_after(self, who: int, count: int) -> int:
+        """The fewest turns among which `who` has `count`."""
+        if count <= 0:
+            return 0
+        block, rest = divmod(count - 1, self.weights[who])
+        low, high = 1, self.block
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._within(block, middle, who) > rest else (middle + 1, high)
+        return block * self.block + low
+
+    def _within(self, block: int, rest: int, who: int) -> int:
+        """How many of the first `rest` turns of a block are those of `who`."""
+        if rest == 0 or len(self.weights) == 1:
+            return rest
+        first, last = int(self._edges[who]) - self.weights[who], int(self._edges[who])
+        if not self._is_even:
+            return int((self._whose(block * self.block, rest) == who).sum())
+        shift = int(self._shift(np.asarray([block], np.uint64))[0])
+        return self._below(last, rest, shift) - self._below(first, rest, shift)
+
+    def _below(self, edge: int, rest: int, shift: int) -> int:
+        """How many of the first `rest` places on the circle are below `edge`."""
+        whole = floor_sum(rest, self.block, self._stride, shift + self.block)
+        return whole - floor_sum(rest, self.block, self._stride, shift + self.block - edge)
+
+    @property
+    def _is_even(self) -> bool:
+        return self.even or self.block > _SHUFFLED
+
+    def _shift(self, block: np.ndarray) -> np.ndarray:
+        return nth_key(self.key, block) % np.uint64(self.block)
+
+    def _whose(self, start: int, count: int) -> np.ndarray:
+        """Return whose the turns start … start+count-1 are, int64."""
+        if self._is_even:
+            turn = np.arange(start, start + count, dtype=np.uint64)
+            block, slot = np.divmod(turn, np.uint64(self.block))
+            place = (slot * np.uint64(self._stride) + self._shift(block)) % np.uint64(self.block)
+        else:
+            first, last = start // self.block, (start + max(count, 1) - 1) // self.block
+            keys = nth_key(self.key, np.arange(first, last + 1))
+            # distinct numbers, since scramble is a bijection: their ranks are a permutation, whatever sorts them
+            noise = scramble(keys[:, None] + np.arange(self.block, dtype=np.uint64) * np.uint64(_GOLDEN))
+            place = np.argsort(noise, axis=1).reshape(-1)[start - first * self.block :][:count]
+        return np.searchsorted(self._edges, place.astype(np.int64), side="right")
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Epochs of `size` members, each a permutation of them all; draw c is position c mod size of epoch c div size."""
+
+    size: int
+    key: int
+
+    def members(self, draw: np.ndarray) -> np.ndarray:
+        """Return which member of 0 … size-1 each draw takes, int64."""
+        epoch, position = np.divmod(np.asarray(draw, np.uint64), np.uint64(self.size))
+        return permute(position, self.size, nth_key(self.key, epoch)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """One epoch of `ShuffledByShard`: shards in their order, where each ends, where each window ends."""
+
+    shards: np.ndarray
+    ends: np.ndarray
+    window_ends: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ShuffledByShard:
+    """Epochs that go from one window of shards to the next: locality for a cache, at the price of mixing less.
+
+    In each epoch the shards are permuted and cut into windows of `window` shards; the members of a window are permuted
+    among themselves. An epoch takes memory for its shards, not for its members.
+
+    Attributes:
+        sizes: members of each shard, int64, at least 1 each; members are numbered shard by shard.
+        window: shards of a window, at least 1.
+        key: of the permutations.
+    """
+
+    sizes: np.ndarray
+    window: int
+    key: int
+    _kept: list[tuple[int, _Layout]] = field(default_factory=list)  # the two epochs asked for last
+
+    @property
+    def size(self) -> int:
+        """Members of all shards."""
+        return int(self.sizes.sum())
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.cumsum(self.sizes) - self.sizes
+
+    def members(self, draw: np.ndarray) -> np.ndarray:
+        """Return which member of 0 … size-1 each draw takes, int64."""
+        epoch, position = np.divmod(np.asarray(draw, np.int64), self.size)
+        member = np.zeros(len(position), np.int64)
+        for e in np.unique(epoch):
+            mine = np.flatnonzero(epoch == e)
+            member[mine] = self._in_epoch(int(e), position[mine])
+        return member
+
+    def _in_epoch(self, epoch: int, position: np.ndarray) -> np.ndarray:
+        layout = self._layout(epoch)
+        window = np.searchsorted(layout.window_ends, position, side="right")
+        place = np.zeros(len(position), np.int64)
+        epoch_key = int(nth_key(self.key, np.asarray([epoch]))[0])
+        for w in np.unique(window):
+            mine = np.flatnonzero(window == w)
+            start = int(layout.window_ends[w - 1]) if w else 0
+            inner = (position[mine] - start).astype(np.uint64)
+            keys = np.full(len(mine), nth_key(epoch_key, np.asarray([w + 1]))[0])
+            place[mine] = start + permute(inner, int(layout.window_ends[w]) - start, keys).astype(np.int64)
+        at = np.searchsorted(layout.ends, place, side="right")
+        shard = layout.shards[at]
+        return self._starts[shard] + place - (layout.ends[at] - self.sizes[shard])
+
+    def _layout(self, epoch: int) -> _Layout:
+        for kept, layout in tuple(self._kept):
+            if kept == epoch:
+                return layout
+        number = np.arange(len(self.sizes), dtype=np.uint64)
+        keys = np.full(len(number), nth_key(self.key, np.asarray([epoch]))[0])
+        shards = permute(number, len(number), keys).astype(np.int64)
+        ends = np.cumsum(self.sizes[shards])
+        last = np.minimum(np.arange(self.window, len(ends) + self.window, self.window), len(ends)) - 1
+        layout = _Layout(shards, ends, ends[last])
+        self._kept[:] = [(epoch, layout), *self._kept[:1]]  # one assignment, so that threads find it whole
+        return layout
+
+
 def whole_weights(mix: Mapping[str, float]) -> dict[str, int]:
     """Return the shares of `mix` as the smallest whole numbers, by name: {"a": 0.7, "b": 0.3} is {"a": 7, "b": 3}.
 
@@ -83,78 +311,29 @@ def whole_weights(mix: Mapping[str, float]) -> dict[str, int]:
     for name, weight in mix.items():
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
             raise ConfigError(f"mix gives {name!r} the weight {weight!r}; a weight is a number above 0")
-    shares = {name: Fraction(str(mix[name])) for name in sorted(mix)}
-    scale = math.lcm(*(share.denominator for share in shares.values()))
-    whole = {name: int(share * scale) for name, share in shares.items()}
-    common = math.gcd(*whole.values())
-    whole = {name: weight // common for name, weight in whole.items()}
-    if sum(whole.values()) > MAX_BLOCK:
-        raise ConfigError(f"mix {dict(mix)} needs blocks of {sum(whole.values())} draws; round its weights")
-    return whole
+    names = sorted(mix)
+    shares = [Fraction(str(mix[name])) for name in names]
+    scale = math.lcm(*(share.denominator for share in shares))
+    whole = [int(share * scale) for share in shares]
+    common = math.gcd(*whole)
+    if sum(whole) // common > MAX_BLOCK:
+        raise ConfigError(f"mix {dict(mix)} needs blocks of {sum(whole) // common} draws; round its weights")
+    return dict(zip(names, (weight // common for weight in whole), strict=True))
 
 
-@dataclass(frozen=True)
-class Order:
-    """Which row of which source draw t takes.
-
-    Draws come in blocks of sum(weights) slots; in every block source k has exactly `weights[k]`, at places that a
-    permutation of the block decides. The c-th draw of a source is position c mod size of epoch c div size, and each
-    epoch is a permutation of the source's rows: no row comes twice before all have come once.
-
-    Attributes:
-        seed: of the run.
-        names, weights, sizes: of the sources; weights whole and positive, sizes how many rows each has, at least 1.
-        drawn: how many draws each source had before t = 0 (an earlier segment of the run), () for none.
+def turns_of(shares: Sequence[Fraction]) -> tuple[int, ...]:
+    """Return positive shares as whole weights for `Turns`: exact where their sum can be at most `MAX_TURNS`, else
+    to one part in 2^30 of the sum for each share.
     """
-
-    seed: int
-    names: tuple[str, ...]
-    weights: tuple[int, ...]
-    sizes: tuple[int, ...]
-    drawn: tuple[int, ...] = ()
-
-    def __call__(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (source, member) of each draw in `t`: places in `names` and in 0 … sizes[source]-1, int64."""
-        source, count = self._count(np.asarray(t, dtype=np.uint64))
-        member = np.zeros(len(source), np.int64)
-        for k, (name, size) in enumerate(zip(self.names, self.sizes, strict=True)):
-            mine = np.flatnonzero(source == k)
-            epoch, position = np.divmod(count[mine], np.uint64(size))
-            member[mine] = permute(position, size, scramble(epoch + np.uint64(key_of(self.seed, f"rows|{name}"))))
-        return source, member
-
-    def _count(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return of each draw its source and how many draws that source had before it."""
-        slots = sum(self.weights)
-        edges = np.cumsum(self.weights)
-        block, slot = np.divmod(t, np.uint64(slots))
-        place = permute(slot, slots, scramble(block + np.uint64(key_of(self.seed, "mix"))))
-        source = np.searchsorted(edges, place, side="right")
-        first = np.concatenate([[0], edges[:-1]]).astype(np.uint64)[source]
-        weight = np.asarray(self.weights, np.uint64)[source]
-        before = np.asarray(self.drawn or [0] * len(self.names), np.uint64)[source]
-        return source.astype(np.int64), before + block * weight + (place - first)
-
-    def drawn_before(self, t: int) -> tuple[int, ...]:
-        """Return how many draws each source has had when draw `t` is due, those of `drawn` included.
-
-        Inside a block this counts whole ranks, as `_count` deals them: the next segment repeats none of them.
-        """
-        blocks, rest = divmod(t, sum(self.weights))
-        source, _ = self._count(np.arange(t - rest, t, dtype=np.uint64))
-        begun = np.bincount(source, minlength=len(self.names)) > 0
-        before = self.drawn or (0,) * len(self.names)
-        return tuple(
-            had + weight * (blocks + int(some))
-            for had, weight, some in zip(before, self.weights, begun, strict=True)
-        )  # fmt: skip
-
-    @property
-    def epoch_draws(self) -> int:
-        """The smallest number of whole blocks, in draws, in which every row of every source comes at least once."""
-        return sum(self.weights) * max(
-            -(-size // weight) for size, weight in zip(self.sizes, self.weights, strict=True)
-        )  # fmt: skip
+    scale = math.lcm(*(share.denominator for share in shares))
+    whole = [int(share * scale) for share in shares]
+    common = math.gcd(*whole)
+    whole = [weight // common for weight in whole]
+    total = sum(whole)
+    if total > MAX_TURNS:
+        room = MAX_TURNS - len(whole)
+        whole = [max(1, weight * room // total) for weight in whole]
+    return tuple(whole)
 
 
 def substitute(seed: int, t: int, attempt: int, n: int) -> int:

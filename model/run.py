@@ -1,16 +1,18 @@
-"""RunFolder: what a training run leaves beside its checkpoints: config.json, metrics.jsonl, loss.png."""
+"""RunFolder: what a training run leaves beside its checkpoints: config.json, metrics.jsonl, stream.json, loss.png."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from medloom.model.config import FREE, RunConfig
+from medloom.model.meter import Meter
 from medloom.schemas.errors import ConfigError, FormatError, SourceError
 from medloom.schemas.manifest import parse
 from medloom.schemas.store import Store
 from medloom.schemas.tables import FORMAT_VERSION
 
 CONFIG, METRICS, PICTURE = "config.json", "metrics.jsonl", "loss.png"
+STREAM_JSON, STREAM_PROMETHEUS = "stream.json", "stream.prom"
 
 
 class RunFolder:
@@ -84,6 +86,12 @@ class RunFolder:
         """Add a row."""
         with open(self.path / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def meter(self, meter: Meter) -> None:
+        """Write what the stream cost so far: stream.json, and stream.prom for a collector of text files."""
+        told = {"format_version": FORMAT_VERSION, **meter.snapshot(), "verdict": meter.verdict(None)}
+        self.store.write(STREAM_JSON, (json.dumps(told, indent=1) + "\n").encode())
+        self.store.write(STREAM_PROMETHEUS, meter.prometheus().encode())
 
     def draw(self) -> Path:
         """Draw loss over steps, held-out loss as dots, and return the picture's path."""

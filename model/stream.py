@@ -1,59 +1,71 @@
-"""ShardStream: global batches of a release in an order that no rank, worker, crash or restart can change."""
+"""ShardStream: global batches in an order that no rank, worker, crash or restart can change."""
 
 import json
 import sys
-from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medloom.model.reader import Reader, StreamedExample, WrongBytes
-from medloom.model.rows import Segment, SegmentRows, begin
-from medloom.schemas.errors import ConfigError, FormatError
+from medloom.model import pool
+from medloom.model.batches import Batch
+from medloom.model.meter import Meter
+from medloom.model.opening import Data, open_data
+from medloom.model.reader import Reader, ReadOptions, Roi
+from medloom.model.rows import Segment
+from medloom.model.streamed import StreamedExample, Wish
+from medloom.model.timeline import Settings, Step, Timeline
+from medloom.schemas.errors import ConfigError, FormatError, WrongBytes
 from medloom.schemas.release import Release
 
-STATE_VERSION = 1
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from medloom.model.tar_reader import TarReader
+
 ATTEMPTS = 16  # substitutes tried for one draw; if that many do not read, the storage is at fault and not a file
-_AHEAD = 3  # steps that reading threads may be ahead of the one being used
+CACHE_BYTES = 32 << 30
 
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One rank's share of a global batch.
-
-    Attributes:
-        step: number of the global batch in the run, from 0.
-        examples: in the order of their draws.
-        keys: their example_ids.
-    """
-
-    step: int
-    examples: tuple[StreamedExample, ...]
-    keys: tuple[str, ...]
+Made = tuple[Any, list[dict[str, Any]], tuple[float, ...]]  # what a step gives, what did not read, counts to add
 
 
 class ShardStream:
-    """Streams a release: iterate for batches, `state_dict()` to stop anywhere, `load_state_dict()` to go on from there.
+    """Streams a release, or anyone's tars: iterate for batches, `state_dict()` to stop, `load_state_dict()` to go on.
 
-    Global batch b holds draws b*global_batch … (b+1)*global_batch - 1 of the run; rank r takes every world_size-th of
-    them, from the r-th on. One pass of a `for` loop ends with the epoch; the next pass begins the next one. Under a
-    torch DataLoader (iterated by an IterableDataset, `batch_size=None`) the workers share the steps and the batches
-    still come in order.
+    Every global batch is a pure function of its step, the seed and the data. Rank r gets the packs (without packing:
+    the examples) whose place in the batch is r modulo `world_size`. One pass of a `for` loop ends with the epoch; the
+    next pass begins the next one.
 
     Args:
-        data: URL of a folder of releases or of a build (its newest release is meant), or a `Release`.
+        data: URL of a folder of releases or of a build (its newest release is meant), a `Release`; a list or pattern of
+            tars, a folder of tars or of their index (`medloom index`), of which each sample is an example.
         seed: decides the order.
-        global_batch: examples per step over all ranks.
+        global_batch: examples per step over all ranks; with `pack_tokens`, packs per step.
         rank, world_size: of this process; both may change at a resume.
+        workers: threads that read ahead, 0 to read when asked; with `processes`, worker processes.
         split: "train", "validation" or "test".
         mix: weight by source, e.g. {"pmc": 3, "scans": 1}: exact in every block of sum(weights) draws; others are left
             out. None draws all rows alike, each once per epoch.
-        where: column of the release's rows to a value or a list of values. A list column (`modalities`, `layouts`,
-            `shapes`, `media`) must hold them for all media of the example; without media it does not.
-        threads: that read ahead; 0 reads when asked.
+        where: column of the release's rows, or of its index of media, to a value or a list of values. What speaks of
+            media must hold for all media of the example; without media it does not.
+        roi: region that is read of each volume: a size (z, y, x) in voxels, placed by the draw, or a function of
+            (example, key, shape, t) that returns a half-open box (None for the whole).
+        masks: read the masks of volumes too.
+        pack_tokens: longest pack in tokens: examples are put together so that each pack of a step is nearly full.
+        tokenizer, media_tokens: whose side column of lengths (`medloom tokens`) packing uses, and how many tokens a
+            medium takes.
+        buckets: examples of one batch have in common: "dimension" (2D, 3D, both or text), "shape" (also the shapes of
+            their media), None (nothing).
+        shuffle: "global", or "window:N" to keep N shards at a time, for stores that like locality.
+        transform: what is given instead of a batch: its result for the batch, made by the workers.
+        processes: workers are processes, for transforms that hold the interpreter's lock; it must be picklable then.
+        prefetch: steps that are read ahead.
+        cache, cache_bytes: folder of this machine for what is read from remote stores, and its bound.
+        timeout_s: after which a read of a remote store counts as failed.
+        quarantine: file to which a JSON line is appended for each example that did not read.
 
     Raises:
         ConfigError: a column or source that is not there, or a rank without a share.
@@ -62,188 +74,241 @@ class ShardStream:
 
     def __init__(
         self,
-        data: str | Release,
+        data: "str | Sequence[str] | Data",
         *,
         seed: int,
         global_batch: int,
         rank: int = 0,
         world_size: int = 1,
+        workers: int = 0,
         split: str = "train",
         mix: Mapping[str, float] | None = None,
         where: Mapping[str, Any] | None = None,
-        threads: int = 0,
+        roi: Roi = None,
+        masks: bool = False,
+        pack_tokens: int | None = None,
+        tokenizer: str = "bytes",
+        media_tokens: int = 0,
+        buckets: str | None = "dimension",
+        shuffle: str = "global",
+        transform: Callable[[Batch], Any] | None = None,
+        processes: bool = False,
+        prefetch: int = 3,
+        cache: str = "",
+        cache_bytes: int = CACHE_BYTES,
+        timeout_s: float = 60.0,
+        quarantine: str = "",
     ):
         if not 0 <= rank < world_size <= global_batch:
             raise ConfigError(
                 f"rank {rank} of world size {world_size} with global_batch {global_batch}: "
                 "ranks count from 0 and every rank needs at least one example of a batch"
             )
-        release = data if isinstance(data, Release) else Release(str(data))
-        self.url, self.global_batch, self.rank, self.world_size = release.url, global_batch, rank, world_size
-        self.threads, self.t = threads, 0
-        self.quarantined: list[dict[str, Any]] = []
-        self._releases: dict[int, Release] = {release.number: release}
-        self._rows: dict[int, SegmentRows] = {}
-        self._readers: dict[int, Reader] = {}
-        self.segments: tuple[Segment, ...] = (
-            begin(release, t0=0, split=split, where=where or {}, mix=mix or {}, seed=seed),
+        if workers < 0 or prefetch < 1 or (processes and not workers):
+            raise ConfigError(
+                f"workers={workers}, prefetch={prefetch}, processes={processes}: workers count from 0 (from 1 with "
+                "processes=True) and prefetch from 1"
+            )
+        opened = open_data(data)
+        settings = Settings(
+            seed, global_batch, split, mix, where, buckets, shuffle, pack_tokens, tokenizer, media_tokens
         )
-        self._rows_of(0)
+        self.global_batch, self.rank, self.world_size, self.workers = global_batch, rank, world_size, workers
+        self.transform, self.processes, self.prefetch, self.quarantine = transform, processes, prefetch, quarantine
+        self.next_step = 0
+        self.quarantined: list[dict[str, Any]] = []
+        self.meter = Meter()
+        self.timeline = Timeline(opened, settings)
+        self._options = ReadOptions(
+            roi=roi, masks=masks, seed=seed, cache=cache, cache_bytes=cache_bytes, timeout_s=timeout_s
+        )
+        self._readers: dict[int, Reader | TarReader] = {}
+        self._opening = threading.RLock()
+        self.timeline.newest  # noqa: B018 - what is wrong with the settings is told here
+
+    @property
+    def t(self) -> int:
+        """Draw that comes next: `next_step` times the global batch."""
+        return self.next_step * self.global_batch
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Stretches of the run in which nothing changes that decides the order."""
+        return self.timeline.segments
 
     def __len__(self) -> int:
         """Steps per epoch: the fewest in which every row that the newest segment draws from has come."""
-        return -(-self._rows_of(len(self.segments) - 1).order.epoch_draws // self.global_batch)
+        return self.timeline.newest.steps_per_epoch
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         """Give this rank's batches from where the stream stands to the end of the epoch."""
-        first = self.t // self.global_batch
-        begun = self.segments[-1].t0 // self.global_batch
-        last = begun + ((first - begun) // len(self) + 1) * len(self)
         worker, workers = _torch_worker()
-        for step in self._read_steps(range(first + worker, last, workers)):
-            self.t = (step.step + 1) * self.global_batch
-            yield step
+        steps = range(self.next_step + worker, self.timeline.end_of_epoch(self.next_step), workers)
+        results = self._results(steps)
+        self.meter.begin()
+        try:
+            for step in steps:
+                with self.meter.waiting():
+                    made, refused, counts = next(results)
+                if counts:
+                    self.meter.add(counts)
+                self._note(refused)
+                self.next_step = step + 1
+                try:
+                    yield made
+                finally:
+                    self.meter.step()
+        finally:
+            results.close()
 
     def at(self, step: int) -> tuple[str, ...]:
         """Return the example_ids of a global batch, over all ranks; no media are read."""
-        ids = []
-        for number, row, _ in self._drawn(self._draws(step)):
-            ids.append(self._rows_of(number).release.rows["example_id"][row].as_py())
-        return tuple(ids)
+        found = self.timeline.step(step)
+        rows = found.plan.rows[found.plan.rows >= 0]
+        return tuple(found.data.rows["example_id"].take(rows).to_pylist())
 
-    def state_dict(self, *, after: Batch | None = None) -> dict[str, Any]:
-        """Return what resumes the run behind the batch given last (or `after`, under a DataLoader that reads ahead)."""
-        t = (after.step + 1) * self.global_batch if after else self.t
-        return {"version": STATE_VERSION, "t": t, "segments": [s.to_json() for s in self.segments]}
+    def state_dict(self, *, after: Batch | int | None = None) -> dict[str, Any]:
+        """Return what resumes the run behind the batch given last.
+
+        Args:
+            after: the batch, or number of the step, behind which to resume instead: for loaders that read ahead.
+        """
+        step = after.step if isinstance(after, Batch) else after
+        return self.timeline.state(self.next_step if step is None else step + 1)
 
     def load_state_dict(self, state: Mapping[str, Any] | str, *, begin_segment: bool = False) -> None:
-        """Go on where `state` (or its JSON) was taken, on any number of ranks.
+        """Go on where `state` (or its JSON) was taken, on any number of ranks and workers.
 
         The rows stay those of the checkpoint's last segment. With `begin_segment`, a new segment begins here with this
-        stream's own release, mix, where and seed: that is how a mix changes, or new rows come in, mid-run.
+        stream's own data, mix, where, seed and batch: that is how a mix changes, or new rows come in, mid-run.
 
         Raises:
-            ConfigError: this stream was made with another split, mix, where or seed, and `begin_segment` is False.
+            ConfigError: this stream was made with other settings, and `begin_segment` is False.
             FormatError: what the checkpoint pins was rewritten.
         """
-        wanted = self.segments[-1]
-        t, segments = _parsed(state)
-        if t % self.global_batch:
+        self.next_step = self.timeline.load(state, begin_segment=begin_segment)
+
+    def dataloader(self, *, num_workers: int = 0, **options: Any) -> "DataLoader[Any]":
+        """Return torch's DataLoader over this stream: its processes share the steps, and batches come in order.
+
+        With `num_workers` the loader is ahead of its user: take `state_dict(after=batch)`.
+
+        Raises:
+            ConfigError: torch is not installed.
+        """
+        try:
+            from medloom.model.torch_loader import loader
+        except ModuleNotFoundError as fault:
             raise ConfigError(
-                f"cannot resume at draw {t} with global_batch {self.global_batch}, which does not divide it"
-            )
-        if begin_segment:
-            same_release = (wanted.release, wanted.sha256) == (segments[-1].release, segments[-1].sha256)
-            overlay = segments[-1].overlay if same_release else wanted.overlay  # so that epochs of its sources go on
-            kept = [segment for segment in segments if segment.t0 < t]
-            segments = (*kept, replace(wanted, t0=t, overlay=overlay))
-        else:
-            _must_match(wanted, segments[-1])
-        self._rows, self.segments, self.t = {}, segments, t
-        self._rows_of(len(segments) - 1)
+                'dataloader() needs torch, which is not installed: pip install "medloom[train]"'
+            ) from fault
+        return loader(self, num_workers=num_workers, **options)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what a worker process can open anew."""
-        return {**self.__dict__, "_rows": {}, "_readers": {}, "_releases": {}}
+        """Leave out what a worker process opens anew."""
+        return {**self.__dict__, "_readers": {}, "_opening": None, "meter": None}
 
-    def _draws(self, step: int) -> np.ndarray:
-        return np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.uint64)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._opening, self.meter = threading.RLock(), Meter()
 
-    def _drawn(self, draws: np.ndarray) -> list[tuple[int, int, int]]:
-        """Return (segment, row, t) of each draw."""
-        starts = np.asarray([segment.t0 for segment in self.segments], np.uint64)
-        number = np.searchsorted(starts, draws, side="right") - 1
-        found = []
-        for k in np.unique(number):
-            mine = draws[number == k]
-            rows = self._rows_of(int(k)).rows_at(mine)
-            found += [(int(k), int(row), int(t)) for row, t in zip(rows, mine, strict=True)]
-        return found
+    def _results(self, steps: range) -> Any:
+        if not self.workers:
+            return pool.here(self.make, steps)
+        if self.processes:
+            return pool.on_processes(self.make_apart, steps, processes=self.workers, ahead=self.prefetch)
+        return pool.on_threads(self.make, steps, threads=self.workers, ahead=self.prefetch, depth=self.meter.queue)
 
-    def _rows_of(self, number: int) -> SegmentRows:
-        """Rows of the segment of that number, opened when first asked for."""
-        if number not in self._rows:
-            segment, drawn = self.segments[number], dict[str, int]()
-            if number and segment.continues(self.segments[number - 1]):
-                drawn = self._rows_of(number - 1).drawn_before(segment.t0)
-            self._rows[number] = SegmentRows(self._release(segment.release), segment, drawn=drawn)
-        return self._rows[number]
+    def make(self, number: int, run: pool.Run | None = None) -> Made:
+        """Return this rank's share of a step (what `transform` makes of it), what did not read, and counts to add."""
+        with self._opening:
+            began = time.perf_counter()
+            step = self.timeline.step(number)
+            self.meter.planned(time.perf_counter() - began)
+            reader = self._reader(step.data)
+        mine = np.flatnonzero(step.plan.packs % self.world_size == self.rank)
+        found, refused = self._read(step, reader, mine, run)
+        began = time.perf_counter()
+        batch = _batch(step, found, mine, range(self.rank, self.global_batch, self.world_size))
+        made = self.transform(batch) if self.transform else batch
+        self.meter.transformed(time.perf_counter() - began)
+        return made, refused, ()
 
-    def _release(self, number: int) -> Release:
-        if number not in self._releases:
-            self._releases[number] = Release(self.url, number=number)
-        return self._releases[number]
+    def make_apart(self, number: int, run: pool.Run | None = None) -> Made:
+        """Return what `make` does, with what this process counted meanwhile: for the stream of another process."""
+        made, refused, _ = self.make(number, run)
+        return made, refused, self.meter.take()
 
-    def _reader(self, number: int) -> Reader:
-        if number not in self._readers:
-            self._readers[number] = Reader(self._release(number))
-        return self._readers[number]
+    def _read(
+        self, step: Step, reader: "Reader | TarReader", mine: np.ndarray, run: pool.Run | None
+    ) -> tuple[dict[int, StreamedExample], list[dict[str, Any]]]:
+        """Return examples by slot, substitutes where one did not read, and what did not read.
 
-    def _read_steps(self, steps: range) -> Iterator[Batch]:
-        if not self.threads:
-            for step in steps:
-                yield self._batch(step, [self._read(*drawn) for drawn in self._share(step)])
-            return
-        pending: deque[tuple[int, list[Future]]] = deque()
-        with ThreadPoolExecutor(self.threads) as pool:
-            try:
-                for step in steps:
-                    pending.append((step, [pool.submit(self._read, *drawn) for drawn in self._share(step)]))
-                    if len(pending) > _AHEAD:
-                        yield self._collected(*pending.popleft())
-                while pending:
-                    yield self._collected(*pending.popleft())
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-
-    def _share(self, step: int) -> list[tuple[int, int, int]]:
-        drawn = self._drawn(self._draws(step)[self.rank :: self.world_size])
-        for number, _, _ in drawn:
-            self._reader(self.segments[number].release)  # opened here, so that threads find it
-        return drawn
-
-    def _collected(self, step: int, futures: list[Future]) -> Batch:
-        return self._batch(step, [future.result() for future in futures])
-
-    def _batch(self, step: int, read: list[tuple[StreamedExample, list[dict[str, Any]]]]) -> Batch:
-        for _, refused in read:
-            self.quarantined += refused
-        examples = tuple(example for example, _ in read)
-        return Batch(step, examples, tuple(streamed.example.example_id for streamed in examples))
-
-    def _read(self, number: int, row: int, t: int) -> tuple[StreamedExample, list[dict[str, Any]]]:
-        """Return the example of a draw, or of the first substitute that reads, and what did not read."""
-        rows, refused = self._rows_of(number), list[dict[str, Any]]()
-        reader, chosen = self._reader(self.segments[number].release), row
+        Raises:
+            FormatError: so many substitutes do not read that the storage must be at fault.
+        """
+        plan, found, refused = step.plan, dict[int, StreamedExample](), list[dict[str, Any]]()
+        rows = {int(slot): int(plan.rows[slot]) for slot in mine if plan.rows[slot] >= 0}
+        wanted = dict(rows)
         for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return reader.read(chosen, t=t), refused
-            except WrongBytes as fault:
-                name = rows.release.rows["example_id"][chosen].as_py()
-                chosen = rows.substitute(t, row, attempt)
-                stand_in = rows.release.rows["example_id"][chosen].as_py()
-                refused.append({"t": t, "example_id": name, "reason": str(fault), "substitute": stand_in})
-        raise FormatError(f"draw {t} and {ATTEMPTS} substitutes cannot be read; the last: {refused[-1]['reason']}")
+            wishes = [Wish(row, int(plan.t[slot])) for slot, row in wanted.items()]
+            again: dict[int, int] = {}
+            for (slot, row), result in zip(wanted.items(), reader.read_many(wishes, run=run), strict=True):
+                if isinstance(result, StreamedExample):
+                    found[slot] = result
+                    continue
+                t, room = int(plan.t[slot]), int(plan.rooms[slot])
+                with self._opening:
+                    stand_in = step.rows.substitute(t, rows[slot], attempt, room)
+                refused.append(_refusal(step, t, row, stand_in, result))
+                self.meter.substituted(stand_in >= 0)
+                if stand_in >= 0:
+                    again[slot] = stand_in
+            if not again:
+                return found, refused
+            wanted = again
+        raise FormatError(
+            f"step {step.number}: an example and {ATTEMPTS} substitutes cannot be read; the last: "
+            f"{refused[-1]['reason']}"
+        )
+
+    def _reader(self, data: Data) -> "Reader | TarReader":
+        if data.number not in self._readers:
+            if isinstance(data, Release):
+                self._readers[data.number] = Reader(data, self._options, meter=self.meter)
+            else:
+                from medloom.model.tar_reader import TarReader
+
+                self._readers[data.number] = TarReader(data, self._options, meter=self.meter)
+        return self._readers[data.number]
+
+    def _note(self, refused: list[dict[str, Any]]) -> None:
+        self.quarantined += refused
+        if refused and self.quarantine:
+            with Path(self.quarantine).open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in refused)
 
 
-def _parsed(state: Mapping[str, Any] | str) -> tuple[int, tuple[Segment, ...]]:
-    value = json.loads(state) if isinstance(state, str) else state
-    try:
-        version, t, segments = int(value["version"]), int(value["t"]), list(value["segments"])
-    except (KeyError, TypeError, ValueError) as fault:
-        raise FormatError(f"cannot resume: this is not the state of a stream ({fault!r})") from fault
-    if version != STATE_VERSION or t < 0 or not segments:
-        raise FormatError(f"cannot resume: state of version {version} at draw {t} with {len(segments)} segments")
-    return t, tuple(Segment.from_json(segment) for segment in segments)
+def _batch(step: Step, found: Mapping[int, StreamedExample], mine: np.ndarray, packs: range) -> Batch:
+    slots = [int(slot) for slot in mine if int(slot) in found]
+    members: dict[int, list[int]] = {pack: [] for pack in packs}
+    for place, slot in enumerate(slots):
+        members[int(step.plan.packs[slot])].append(place)
+    return Batch(
+        step.number,
+        tuple(found[slot] for slot in slots),
+        tuple(found[slot].example.example_id for slot in slots),
+        step.plan.lane,
+        tuple(tuple(members[pack]) for pack in packs),
+    )
 
 
-def _must_match(mine: Segment, saved: Segment) -> None:
-    for name in ("split", "mix", "where", "seed"):
-        if getattr(mine, name) != getattr(saved, name):
-            raise ConfigError(
-                f"the checkpoint streams with {name}={getattr(saved, name)!r} and this stream was made with "
-                f"{getattr(mine, name)!r}; give the same, or load with begin_segment=True to change it from here on"
-            )
+def _refusal(step: Step, t: int, row: int, stand_in: int, fault: WrongBytes) -> dict[str, Any]:
+    ids = step.data.rows["example_id"]
+    name = ids[stand_in].as_py() if stand_in >= 0 else ""
+    return {
+        "step": step.number, "t": t, "example_id": ids[row].as_py(), "reason": str(fault), "substitute": name
+    }  # fmt: skip
 
 
 def _torch_worker() -> tuple[int, int]:

@@ -14,14 +14,16 @@ import torch
 from filelock import FileLock, Timeout
 
 from medloom.model import checkpoint
+from medloom.model.batches import Batch
 from medloom.model.collate import TensorBatch, collate, encode
 from medloom.model.config import RunConfig
 from medloom.model.language import MedicalModel
-from medloom.model.reader import Reader, StreamedExample, WrongBytes
+from medloom.model.reader import Reader
 from medloom.model.rows import live_rows
 from medloom.model.run import RunFolder
-from medloom.model.stream import Batch, ShardStream
-from medloom.schemas.errors import ConfigError, RetryLater
+from medloom.model.stream import ShardStream
+from medloom.model.streamed import StreamedExample
+from medloom.schemas.errors import ConfigError, RetryLater, WrongBytes
 from medloom.schemas.release import Release
 
 
@@ -33,6 +35,7 @@ class Trained:
         step: the last one done; `finished` tells whether it is the config's last.
         loss_before, loss_after: held-out loss in nats per token; NaN while the run is not finished.
         wait_share: share of this process's training time that was spent waiting for data, 0 … 1.
+        stall: one sentence on that, naming the slow stage when it is more than 1 %.
         truncated: examples cut to `max_bytes` or `max_media` in this process.
         quarantined: what did not read, and its substitutes.
     """
@@ -42,6 +45,7 @@ class Trained:
     loss_before: float
     loss_after: float
     wait_share: float
+    stall: str
     truncated: int
     quarantined: tuple[dict[str, Any], ...]
 
@@ -82,7 +86,8 @@ def _train(
     device = settle(config)
     stream = ShardStream(
         data, seed=config.seed, global_batch=config.global_batch, mix=config.mix, where=config.where,
-        threads=config.read_threads,
+        buckets=config.buckets, shuffle=config.shuffle, pack_tokens=config.pack_tokens or None,
+        media_tokens=config.model.latents, workers=config.read_threads,
     )  # fmt: skip
     model = MedicalModel(config.model).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -92,6 +97,7 @@ def _train(
         report(row)
 
     def save(step: int) -> None:
+        run.meter(stream.meter)
         checkpoint.save(
             run.path, step, model=model, optimizer=optimizer, stream=stream.state_dict(), keep=config.keep_checkpoints
         )
@@ -103,7 +109,7 @@ def _train(
     else:
         save(0)  # pins the release, so that a run killed before its first checkpoint comes back to the same rows
     run.cut_metrics(step)
-    held_out, split = held_out_examples(Release(data, number=stream.segments[-1].release), config)
+    held_out, split = held_out_examples(Release(data, number=stream.timeline.segments[-1].release), config)
     if not any("held_out_loss" in row for row in run.metrics()):
         note(_held_out_row(0, model, held_out, split, config, device))
 
@@ -113,7 +119,7 @@ def _train(
         began = time.perf_counter()
         batch = next(batches)
         came = time.perf_counter()
-        tensors = to_tensors(batch.examples, config, device)
+        tensors = to_tensors(batch.examples, config, device, packs=batch.packs)
         loss = step_once(model, optimizer, tensors, step, config)
         step += 1
         wait_s, step_s = came - began, time.perf_counter() - came
@@ -121,6 +127,7 @@ def _train(
         note({
             "step": step, "loss": loss, "tokens": int(tensors.tokens_BL.numel()), "bytes": tensors.text_bytes,
             "truncated": tensors.truncated, "quarantined": len(stream.quarantined), "wait_s": wait_s, "step_s": step_s,
+            "lane": batch.lane,
         })  # fmt: skip
         if step % config.checkpoint_every == 0 and step < config.steps:
             save(step)
@@ -133,7 +140,8 @@ def _train(
     held = [row["held_out_loss"] for row in run.metrics() if "held_out_loss" in row]
     share = waited / (waited + worked) if waited + worked else 0.0
     after = held[-1] if finished else float("nan")
-    return Trained(step, finished, held[0], after, share, truncated, tuple(stream.quarantined))
+    told = stream.meter.verdict(None)
+    return Trained(step, finished, held[0], after, share, told, truncated, tuple(stream.quarantined))
 
 
 def settle(config: RunConfig) -> torch.device:
@@ -177,14 +185,20 @@ def endless(stream: ShardStream) -> Generator[Batch]:
         yield from stream
 
 
-def to_tensors(examples: Sequence[StreamedExample], config: RunConfig, device: torch.device) -> TensorBatch:
-    """Return examples as the model of this config takes them."""
+def to_tensors(
+    examples: Sequence[StreamedExample],
+    config: RunConfig,
+    device: torch.device,
+    *,
+    packs: Sequence[Sequence[int]] = (),
+) -> TensorBatch:
+    """Return examples as the model of this config takes them, those of a pack in one row."""
     sizes = config.model
     encoded = [
         encode(streamed.example, latents=sizes.latents, max_bytes=config.max_bytes, max_media=config.max_media)
         for streamed in examples
     ]
-    return collate(list(zip(encoded, examples, strict=True)), config=sizes, device=device)
+    return collate(list(zip(encoded, examples, strict=True)), config=sizes, device=device, packs=packs)
 
 
 def held_out_examples(release: Release, config: RunConfig) -> tuple[list[StreamedExample], str]:

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "src/medloom": {"pipelines", "model", "schemas"},
 }
 HEAVY = {"torch", "ray", "pyspark", "transformers", "great_expectations", "pandas", "matplotlib"}
-TORCH_MODULES = {f"model/{name}.py" for name in ("vision", "language", "train", "evaluate", "collate")}
+TORCH_MODULES = {f"model/{name}.py" for name in ("vision", "language", "train", "evaluate", "collate", "torch_loader")}
 MAX_LINES = 450
 
 

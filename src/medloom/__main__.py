@@ -14,8 +14,12 @@ import typer
 
 from medloom import __version__
 from medloom.model.cli import register as register_model
+from medloom.model.cli_capacity import register as register_capacity
+from medloom.model.cli_reading import register as register_reading
+from medloom.model.cli_stream import register as register_index
 from medloom.pipelines.cli import register as register_pipelines
 from medloom.pipelines.cli_forms import register as register_forms
+from medloom.pipelines.cli_shards import register as register_shards
 from medloom.schemas.errors import MedloomError, Refused
 
 USAGE, BUG, RETRY, INTERRUPTED = 2, 70, 75, 130
@@ -30,9 +34,11 @@ app = typer.Typer(
     epilog="Exit status: 0 done; 1 the gate failed or nothing was kept; 2 a mistake to mend; 75 worth retrying.",
 )
 _shown = {"traceback": False}
-register_pipelines(app)
-register_forms(app)
-register_model(app)
+for register in (
+    register_pipelines, register_forms, register_shards, register_index, register_reading, register_capacity,
+    register_model,
+):  # fmt: skip
+    register(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ from medloom.model.collate import (  # noqa: E402
     window_of,
 )  # fmt: skip
 from medloom.model.config import ModelConfig  # noqa: E402
-from medloom.model.reader import MediaData, StreamedExample  # noqa: E402
+from medloom.model.streamed import MediaData, StreamedExample  # noqa: E402
 from medloom.schemas.example import Example, Part, Turn  # noqa: E402
 
 SIZES = {"latents": 3, "max_bytes": 1000, "max_media": 8}
@@ -35,11 +37,11 @@ def question(text: str, answer: str, *keys: str) -> Example:
 
 
 def volume(array: np.ndarray, **facts) -> MediaData:
-    return MediaData("volume", facts, array)
+    return MediaData("volume", array, json.dumps(facts).encode())
 
 
 def picture(array: np.ndarray) -> MediaData:
-    return MediaData("png", {}, array)
+    return MediaData("png", array)
 
 
 def test_only_what_the_assistant_says_is_learned():

@@ -8,7 +8,7 @@ from tests.model.tiny import tiny  # noqa: E402
 
 from medloom.model.collate import ASSISTANT, MEDIUM, collate, encode  # noqa: E402
 from medloom.model.language import MedicalModel  # noqa: E402
-from medloom.model.reader import MediaData, StreamedExample  # noqa: E402
+from medloom.model.streamed import MediaData, StreamedExample  # noqa: E402
 from medloom.model.vision import VisionEncoder, position_code  # noqa: E402
 from medloom.schemas.example import Example, Part, Turn  # noqa: E402
 
@@ -24,9 +24,11 @@ def model() -> MedicalModel:
 def streamed(*keys: str, text: str = "What?", answer: str = "This.") -> StreamedExample:
     random = np.random.default_rng(3)
     media = {
-        "p": MediaData("png", {}, random.integers(0, 256, (20, 30, 3)).astype(np.uint8)),
+        "p": MediaData("png", random.integers(0, 256, (20, 30, 3)).astype(np.uint8)),
         "v": MediaData(
-            "volume", {"modality": "CT", "units": "HU"}, random.integers(-200, 300, (9, 33, 31)).astype(np.int16)
+            "volume",
+            random.integers(-200, 300, (9, 33, 31)).astype(np.int16),
+            b'{"modality": "CT", "units": "HU"}',
         ),
     }
     parts = (*(Part(media=key) for key in keys), Part(text=text))

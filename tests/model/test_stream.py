@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from itertools import islice
@@ -102,10 +103,34 @@ def test_a_resume_on_another_world_size_repeats_and_loses_nothing(shared_build, 
 
 
 def test_a_mix_has_exact_shares_in_every_block(shared_build):
-    stream = ShardStream(shared_build, seed=5, global_batch=5, mix={"papers": 3, "scans": 2})
+    stream = ShardStream(shared_build, seed=5, global_batch=5, mix={"papers": 3, "scans": 2}, buckets=None)
     for batch in [batch for _ in range(2) for batch in stream]:
         sources = [streamed.example.source for streamed in batch.examples]
         assert (sources.count("papers"), sources.count("scans")) == (3, 2)
+
+
+def test_pictures_and_volumes_never_share_a_batch_and_come_mixed_over_time(shared_build):
+    layouts = {row["example_id"]: row["layouts"] for row in Release(shared_build).rows.to_pylist()}
+    stream = ShardStream(shared_build, seed=5, global_batch=4)
+    lanes = []
+    for step in range(2 * len(stream)):
+        kinds = {layout.startswith("volume") for key in stream.at(step) for layout in layouts[key]}
+        assert len(kinds) == 1
+        lanes.append(kinds.pop())
+    volumes = sum(
+        row["layouts"][0].startswith("volume") for row in Release(shared_build).live_rows("train").to_pylist()
+    )
+    share = volumes / Release(shared_build).live_rows("train").num_rows
+    for n in range(1, len(lanes) + 1):
+        assert abs(sum(lanes[:n]) - n * share) < 1.5
+    assert [batch.lane for batch in stream] == ["3d" if is_volume else "2d" for is_volume in lanes[: len(stream)]]
+
+
+def test_a_mix_over_lanes_has_its_shares(shared_build):
+    sources = {row["example_id"]: row["source"] for row in Release(shared_build).rows.to_pylist()}
+    stream = ShardStream(shared_build, seed=5, global_batch=4, mix={"papers": 2, "scans": 1})
+    drawn = [sources[key] for step in range(60) for key in stream.at(step)]
+    assert abs(drawn.count("papers") - 160) <= 4
 
 
 def test_at_says_what_a_step_holds(shared_build):
@@ -118,12 +143,33 @@ def test_at_says_what_a_step_holds(shared_build):
 
 def test_threads_and_pickles_change_nothing(shared_build):
     whole = keys(ShardStream(shared_build, seed=7, global_batch=4), 15)
-    assert keys(ShardStream(shared_build, seed=7, global_batch=4, threads=3), 15) == whole
+    assert keys(ShardStream(shared_build, seed=7, global_batch=4, workers=3), 15) == whole
     assert keys(pickle.loads(pickle.dumps(ShardStream(shared_build, seed=7, global_batch=4))), 15) == whole
 
 
+def shapes_of(batch):
+    return [[medium.content.shape for medium in example.media.values()] for example in batch.examples]
+
+
+def test_processes_give_the_same_batches_and_may_transform_them(shared_build, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))  # so that they find `shapes_of`
+    here = ShardStream(shared_build, seed=7, global_batch=4, transform=shapes_of)
+    apart = ShardStream(shared_build, seed=7, global_batch=4, workers=2, processes=True, transform=shapes_of)
+    assert list(islice(apart, 5)) == list(islice(here, 5))
+    assert apart.state_dict() == here.state_dict()
+    assert apart.meter.snapshot()["busy_s"]["decode"] > 0  # counted there, told here
+
+
+def test_a_state_is_taken_behind_any_step(shared_build):
+    stream = ShardStream(shared_build, seed=7, global_batch=4, workers=2)
+    batches = list(islice(stream, 4))
+    assert stream.state_dict(after=batches[1]) == stream.state_dict(after=1)
+    stream.load_state_dict(stream.state_dict(after=1))
+    assert next(iter(stream)).keys == batches[2].keys
+
+
 def test_reading_ahead_leaves_the_state_at_the_batch_given(shared_build):
-    stream = ShardStream(shared_build, seed=7, global_batch=4, threads=2)
+    stream = ShardStream(shared_build, seed=7, global_batch=4, workers=2)
     steps = iter(stream)
     next(steps), next(steps)
     assert stream.state_dict()["t"] == 8
@@ -135,16 +181,12 @@ def test_reading_ahead_leaves_the_state_at_the_batch_given(shared_build):
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
 def test_a_dataloader_gives_the_same_batches_with_any_workers(shared_build, workers):
-    data = pytest.importorskip("torch.utils.data")
+    pytest.importorskip("torch")
     whole = keys(ShardStream(shared_build, seed=8, global_batch=4), 6)
     stream = ShardStream(shared_build, seed=8, global_batch=4)
-
-    class Wrapped(data.IterableDataset):
-        def __iter__(self):
-            return islice(iter(stream), 6)
-
-    batches = list(data.DataLoader(Wrapped(), batch_size=None, num_workers=workers))
-    assert [batch.keys for batch in batches][:6] == whole
+    context = {"multiprocessing_context": "fork"} if workers else {}  # spawning takes seconds each
+    batches = list(islice(stream.dataloader(num_workers=workers, **context), 6))
+    assert [batch.keys for batch in batches] == whole
     state = stream.state_dict(after=batches[3])
     stream.load_state_dict(state)
     assert next(iter(stream)).keys == whole[4]
@@ -187,7 +229,7 @@ def test_a_predicate_on_media_holds_for_all_media_of_the_example(build):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"where": {"organ": "liver"}}, "organ.*columns of a release are example_id"),
+        ({"where": {"organ": "liver"}}, "organ.*example_id"),
         ({"where": {"row": "first"}}, "int32"),
         ({"where": {"task": "sonnets"}}, "no live row"),
         ({"mix": {"papers": 1, "dreams": 1}}, "dreams.*papers, scans"),
@@ -205,6 +247,12 @@ def test_the_users_mistakes_are_named(shared_build, settings, message):
 def test_a_folder_without_a_release_says_how_to_make_one(tmp_path):
     with pytest.raises(SourceError, match="medloom release"):
         ShardStream(str(tmp_path), seed=1, global_batch=1)
+
+
+def test_a_build_without_a_release_is_not_taken_for_a_folder_of_tars(build):
+    shutil.rmtree(Path(build, "releases"))
+    with pytest.raises(SourceError, match="build without a release; `medloom release"):
+        ShardStream(build, seed=1, global_batch=1)
 
 
 def test_a_resume_stays_with_its_release_and_a_new_segment_takes_the_newest(build):
@@ -229,11 +277,11 @@ def test_a_resume_stays_with_its_release_and_a_new_segment_takes_the_newest(buil
 def test_the_mix_may_change_mid_run_and_epochs_go_on(build):
     sources = {row["example_id"]: row["source"] for row in Release(build).rows.to_pylist()}
     n_papers = Release(build).live_rows("train")["source"].to_pylist().count("papers")
-    first = ShardStream(build, seed=5, global_batch=4, mix={"papers": 1, "scans": 1})
+    first = ShardStream(build, seed=5, global_batch=4, mix={"papers": 1, "scans": 1}, buckets=None)
     begun = keys(first, 6)
     later = next(key for key in first.at(6) if sources[key] == "scans")
     withhold(build, "example", later)  # a longer overlay does not restart the epochs of an unchanged release
-    second = ShardStream(build, seed=5, global_batch=4, mix={"papers": 3, "scans": 1})
+    second = ShardStream(build, seed=5, global_batch=4, mix={"papers": 3, "scans": 1}, buckets=None)
     with pytest.raises(ConfigError, match="begin_segment"):
         second.load_state_dict(first.state_dict())
     second.load_state_dict(first.state_dict(), begin_segment=True)
@@ -243,7 +291,7 @@ def test_the_mix_may_change_mid_run_and_epochs_go_on(build):
     papers = [key for batch in begun + ended for key in batch if sources[key] == "papers"]
     assert len(papers) == len(set(papers)) == n_papers  # one epoch, across the change: none twice, none left out
     assert later not in {key for batch in ended for key in batch}
-    third = ShardStream(build, seed=5, global_batch=4, mix={"papers": 3, "scans": 1})
+    third = ShardStream(build, seed=5, global_batch=4, mix={"papers": 3, "scans": 1}, buckets=None)
     third.load_state_dict(second.state_dict())
     assert third.at(1) == second.at(1)
     assert {key for key in third.at(1) if sources[key] == "papers"} <= set(begun[1])
@@ -305,19 +353,6 @@ def test_streaming_needs_none_of_the_heavy_libraries(shared_build):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("8", "")
-
-
-def test_a_picture_of_any_kind_becomes_rows_columns_channels():
-    import io
-
-    from PIL import Image
-
-    from medloom.model.reader import _picture
-
-    for mode, channels in (("L", 1), ("1", 1), ("RGB", 3), ("P", 3), ("RGBA", 4), ("I;16", 1)):
-        file = io.BytesIO()
-        Image.new(mode, (5, 3)).save(file, "PNG")
-        assert _picture(file.getvalue(), "key").shape == (3, 5, channels), mode
 
 
 def test_a_volume_is_bit_exact(shared_build):

@@ -1,16 +1,19 @@
 """What is withheld, damaged or rewritten under a stream: substituted in its place and listed, or stopped at."""
 
+import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.builds import write_release
-from tests.model.streams import keys, withhold
+from tests.model.streams import fingerprint, flip, keys, truth, withhold
 
+from medloom.model.byte_source import LocalSource
 from medloom.model.stream import ShardStream
 from medloom.schemas.build import Build
-from medloom.schemas.errors import FormatError
+from medloom.schemas.errors import FormatError, MedloomError
 from medloom.schemas.release import Release
-from medloom.schemas.store import Store
 
 
 def test_withholding_before_the_stream_leaves_the_row_out(build):
@@ -64,49 +67,41 @@ def damage(build: str, key: str, field: str) -> None:
     for shard, _ in Build(build).ledgers():
         for row in Build(build).index(shard).to_pylist():
             if (row["key"], row["field"]) == (key, field):
-                path = Path(build) / shard.tar(row["layout"])
-                data = bytearray(path.read_bytes())
-                data[row["offset"] + row["size"] // 2] ^= 0xFF
-                path.write_bytes(data)
+                flip(Path(build) / shard.tar(row["layout"]), (row["offset"] + row["size"] // 2) * 8)
 
 
-@pytest.mark.parametrize("threads", [0, 2])
-def test_wrong_bytes_are_substituted_and_listed_and_shift_nothing(build, threads):
-    settings = {"seed": 3, "global_batch": 4, "threads": threads}
+@pytest.mark.parametrize("workers", [0, 2])
+def test_wrong_bytes_are_substituted_and_listed_and_shift_nothing(build, tmp_path, workers):
+    settings = {"seed": 3, "global_batch": 4, "workers": workers}
     whole = keys(ShardStream(build, **settings), 14)
     victim = next(row for row in Release(build).live_rows("train").to_pylist() if row["task"] == "header_vqa")
     damage(build, victim["media"][0], "ct.b2nd")
-    stream = ShardStream(build, **settings)
+    stream = ShardStream(build, quarantine=str(tmp_path / "quarantine.jsonl"), **settings)
     found = keys(stream, 14)
-    assert {(q["t"], q["example_id"]) for q in stream.quarantined} == {
-        (4 * step + i, key)
-        for step, batch in enumerate(whole)
-        for i, key in enumerate(batch)
-        if key == victim["example_id"]
-    }
-    stand_ins = {q["t"]: q["substitute"] for q in stream.quarantined}
+    drawn = {(step, key) for step, batch in enumerate(whole) for key in batch if key == victim["example_id"]}
+    assert drawn
+    assert {(q["step"], q["example_id"]) for q in stream.quarantined} == drawn
     sources = {row["example_id"]: row["source"] for row in Release(build).rows.to_pylist()}
-    for t, (old, new) in enumerate(zip(sum(whole, ()), sum(found, ()), strict=True)):
-        assert new == stand_ins.get(t, old)
-        assert sources[new] == sources[old]
-    assert all("crc32c" in q["reason"] for q in stream.quarantined)
-    assert stand_ins
-    again = ShardStream(build, **settings)
-    assert keys(again, 14) == found
+    for step, (old, new) in enumerate(zip(whole, found, strict=True)):
+        stand_ins = [q["substitute"] for q in stream.quarantined if q["step"] == step]
+        assert new == tuple(stand_ins.pop(0) if key == victim["example_id"] else key for key in old)
+        assert [sources[key] for key in new] == [sources[key] for key in old]
+    assert all("crc32c" in q["reason"] and victim["media"][0] in q["reason"] for q in stream.quarantined)
+    assert [json.loads(line) for line in (tmp_path / "quarantine.jsonl").open()] == stream.quarantined
+    assert keys(ShardStream(build, **settings), 14) == found
 
 
 def test_a_read_that_fails_once_is_tried_again(build, monkeypatch):
     whole = keys(ShardStream(build, seed=3, global_batch=4), 3)
-    read, failed = Store.read, set()
+    read_into, failed = LocalSource.read_into, set()
 
-    def flaky(self, name, start=None, end=None):
-        data = read(self, name, start, end)
-        if start is not None and (name, start) not in failed:
-            failed.add((name, start))
-            return data[:-1]
-        return data
+    def flaky(self, path, start, end, out):
+        read_into(self, path, start, end, out)
+        if (path, start) not in failed:
+            failed.add((path, start))
+            out[len(out) // 2] ^= 1
 
-    monkeypatch.setattr(Store, "read", flaky)
+    monkeypatch.setattr(LocalSource, "read_into", flaky)
     stream = ShardStream(build, seed=3, global_batch=4)
     assert keys(stream, 3) == whole
     assert failed
@@ -127,12 +122,10 @@ def test_a_missing_tar_stops_the_stream(build):
         keys(ShardStream(build, seed=3, global_batch=4), 1)
 
 
-@pytest.mark.parametrize("what", ["ledger/train-000000.json", "index/train-*", "examples/*/*/part-train-*"])
-def test_a_rewritten_shard_stops_the_stream(build, what):
-    path = min(Path(build).glob(what))
+def test_rewritten_examples_stop_the_stream(build):
     stream = ShardStream(build, seed=3, global_batch=4)
     state = stream.state_dict()
-    path.write_bytes(path.read_bytes() + b"\n")
+    flip(min(Path(build).glob("examples/*/*/part-train-*")), 1000)
     resumed = ShardStream(build, seed=3, global_batch=4)
     resumed.load_state_dict(state)
     with pytest.raises(FormatError, match="was rewritten after release 1 pinned it"):
@@ -145,7 +138,7 @@ def test_a_shard_rewritten_while_it_streams_is_told_from_a_bad_byte(build):
     for tar in Path(build, "media").glob("train-volume*.tar"):
         tar.write_bytes(bytes(tar.stat().st_size))
     for ledger in Path(build, "ledger").glob("train*.json"):
-        ledger.write_text(ledger.read_text() + "\n")
+        ledger.write_text(ledger.read_text().replace("sha256", "sha512"))
     with pytest.raises(FormatError, match="was rewritten"):
         keys(stream, 1)
 
@@ -162,3 +155,82 @@ def test_rows_that_release_json_does_not_promise_stop_a_stream(build):
     Path(build, "releases/0001/rows.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(FormatError, match="was changed after release 1"):
         ShardStream(build, seed=3, global_batch=4)
+
+
+FILES = {
+    "tars": "media/train-*.tar",
+    "examples": "examples/*/*/part-train-*.parquet",
+    "rows": "releases/0001/rows.parquet",
+    "the release's index": "releases/0001/index/train-*.arrow",
+    "the index of its index": "releases/0001/index/batches.parquet",
+    "release.json": "releases/0001/release.json",
+    "the manifest": "manifests/0001.json",
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_a_bit_flipped_anywhere_never_reaches_a_batch(small_build, what):
+    """Either the stream says what is wrong, or all that it gives is what was stored, flipped bits left out."""
+    true, files = truth(small_build, masks=True), sorted(Path(small_build).glob(FILES[what]))
+    random, told, quarantined = np.random.default_rng(1), list[tuple[str, str]](), 0
+    for n in range(8):
+        path = files[n % len(files)]
+        bit = int(random.integers(path.stat().st_size * 8))
+        flip(path, bit)
+        try:
+            stream = ShardStream(small_build, seed=n, global_batch=4, masks=True)
+            for batch in stream:
+                for streamed in batch.examples:
+                    assert fingerprint(streamed) == true[streamed.example.example_id]
+            quarantined += len(stream.quarantined)
+        except MedloomError as fault:
+            told.append((path.name, str(fault)))
+        flip(path, bit)
+    assert all(name in said or "release" in said for name, said in told)
+    assert quarantined if what == "tars" else told
+
+
+@pytest.mark.parametrize("what", ["tars", "examples", "the release's index"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_deleted_during_a_run_are_named_and_until_then_all_is_right(small_build, what, workers):
+    true, files = truth(small_build), sorted(Path(small_build).glob(FILES[what]))
+    stream = ShardStream(small_build, seed=1, global_batch=1, workers=workers)
+    batches = iter(stream)
+    first = next(batches)
+    for path in files:
+        path.unlink()
+    seen = [*first.examples]
+    with pytest.raises(FormatError, match="is not there") as caught:
+        seen.extend(streamed for batch in batches for streamed in batch.examples)
+    assert any(path.name in str(caught.value) for path in files)
+    assert [fingerprint(streamed) for streamed in seen] == [true[streamed.example.example_id] for streamed in seen]
+
+
+def test_an_index_cut_short_during_a_run_is_named_and_kills_nothing(small_build):
+    batches = iter(ShardStream(small_build, seed=1, global_batch=1))
+    next(batches)
+    for path in Path(small_build).glob(FILES["the release's index"]):
+        os.truncate(path, 100)
+    with pytest.raises(FormatError, match=r"index/train-[\w-]+\.arrow (was cut short|has 100 bytes)"):
+        list(batches)
+
+
+def test_a_tar_cut_short_during_a_run_is_substituted(small_build):
+    true = truth(small_build)
+    stream = ShardStream(small_build, seed=1, global_batch=4)
+    batches = iter(stream)
+    next(batches)
+    for path in Path(small_build).glob("media/train-jpg-*.tar"):
+        os.truncate(path, 700)
+    for batch in batches:
+        for streamed in batch.examples:
+            assert fingerprint(streamed) == true[streamed.example.example_id]
+    assert stream.quarantined
+    assert all("it has 700" in row["reason"] for row in stream.quarantined)
+
+
+def test_states_that_changed_after_the_release_are_refused(build):
+    """Else a flipped bit could give back what a policy withholds."""
+    flip(Path(build, "releases/0001/states.parquet"), 1000)
+    with pytest.raises(FormatError, match="states.parquet was changed after release 1"):
+        ShardStream(build, seed=1, global_batch=1)

@@ -27,6 +27,7 @@ from medloom.model.run import RunFolder  # noqa: E402
 from medloom.model.scores import answer_of  # noqa: E402
 from medloom.model.stream import ShardStream  # noqa: E402
 from medloom.model.train import endless, held_out_examples, settle, step_once, to_tensors, train  # noqa: E402
+from medloom.pipelines.tokens import count_tokens  # noqa: E402
 from medloom.schemas.errors import ConfigError, FormatError, RetryLater  # noqa: E402
 from medloom.schemas.release import Release, append_overlay  # noqa: E402
 from medloom.schemas.store import Store  # noqa: E402
@@ -208,14 +209,40 @@ def test_a_model_learns_what_only_the_pictures_show(shared_build):
 
 
 def test_time_waited_for_data_is_told_from_time_computed(shared_build, tmp_path, monkeypatch):
-    read = Reader.read
+    read = Reader.read_many
 
-    def slow(self, row, *, t=-1):
-        time.sleep(0.05)
-        return read(self, row, t=t)
+    def slow(self, wishes, *, run=None):
+        time.sleep(0.05 * len(wishes))
+        return read(self, wishes, run=run)
 
-    monkeypatch.setattr(Reader, "read", slow)
+    monkeypatch.setattr(Reader, "read_many", slow)
     done = train(shared_build, to=str(tmp_path), config=tiny(steps=3, read_threads=0, held_out=1))
     rows = [row for row in RunFolder(str(tmp_path)).metrics() if "loss" in row]
     assert all(row["wait_s"] >= 4 * 0.05 for row in rows)
     assert 0 < done.wait_share < 1
+
+
+def test_packed_rows_train_and_resume_to_the_bit(build, tmp_path):
+    count_tokens(build, "bytes")
+    settings = {"global_batch": 2, "pack_tokens": 640, "held_out": 2}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(build, to=str(whole), config=tiny(steps=6, **settings))
+    train(build, to=str(parts), config=tiny(steps=3, **settings))
+    train(build, to=str(parts), config=tiny(steps=6, **settings))
+    kept = ("step", "loss", "tokens", "bytes", "lane")
+    first, second = (
+        [{name: row[name] for name in kept} for row in RunFolder(str(folder)).metrics() if "loss" in row]
+        for folder in (whole, parts)
+    )
+    assert first == second
+    alone = ShardStream(build, seed=0, global_batch=2)
+    packed = ShardStream(build, seed=0, global_batch=2, pack_tokens=640, media_tokens=tiny().model.latents)
+    assert len(packed) < len(alone)
+
+
+def test_a_run_leaves_what_its_stream_cost(shared_build, tmp_path):
+    done = train(shared_build, to=str(tmp_path), config=tiny(steps=3, held_out=1))
+    told = json.loads((tmp_path / "stream.json").read_text())
+    assert told["steps"] == 3
+    assert told["verdict"] == done.stall
+    assert "medloom_stream_steps_total 3" in (tmp_path / "stream.prom").read_text()
