@@ -47,7 +47,7 @@ EXAMPLES = {  # shown below a command's options
     ),
     "publish": ("medloom publish out/papers --to public/papers",),
     "inspect": ("medloom inspect scans/",),
-    "lint": ("medloom lint out/papers",),
+    "lint": ("medloom lint out/papers", "medloom lint out/papers --repair"),
     "show": ("medloom show out/papers caption-72b17674a600d7df0cc9cb57",),
     "report": ("medloom report out/papers", "medloom report out/papers --run out/run"),
 }
@@ -252,17 +252,24 @@ def inspect(
     print(f"{path}: {good} would be built, {len(rows) - good} refused")
 
 
-def lint(out: Out, as_json: Json = False) -> None:
+def lint(
+    out: Annotated[str, typer.Argument(help="Folder or URL of a build, or of releases of several.")],
+    repair: Annotated[bool, typer.Option("--repair", help="First make again what can be made from what is intact.")] = (
+        False
+    ),
+    as_json: Json = False,
+) -> None:
     """Check every checksum, key, field set, index row, reference and count; exit status 1 when something is wrong."""
+    from medloom.pipelines.linting import lint_all, repair_all
     from medloom.pipelines.report import amount
-    from medloom.quality.lint import lint as run
-    from medloom.schemas.build import Build
-    from medloom.schemas.release import find_release
 
-    build = Build(out).must_exist()
-    found = run(build, release=find_release(build.url))
+    done = repair_all(out) if repair else None
+    steps, found = (done.steps, list(done.left)) if done else ((), lint_all(out))
     if as_json:
-        print_json([asdict(finding) for finding in found])
+        left = [asdict(finding) for finding in found]
+        print_json({"repaired": [asdict(step) for step in steps], "found": left} if repair else left)
+    for step in () if as_json else steps:
+        print(f"{step.path}: {'' if step.is_mended else 'cannot be repaired: '}{step.told}")
     for finding in [] if as_json else found:
         print(f"{finding.path}: {finding.what}: found {finding.found}; {finding.mend}")
     if found:

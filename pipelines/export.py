@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import inspect
+import json
 import pkgutil
 from types import ModuleType
 from typing import Any
@@ -83,7 +84,8 @@ def export(name: str, data: str, to: str, *, split: str = "") -> dict[str, Any]:
         manifest = {
             "format_version": FORMAT_VERSION, "kind": "export", "form": name, "split": split,
             "release": _release(release), "counts": counts, "noted": dict(sorted(writing.noted.items())),
-            "licences": dict(sorted(writing.licences.items())), "files": _files(store),
+            "licences": dict(sorted(writing.licences.items())), "licensed": writing.licensed,
+            "configs": writing.configs, "files": _files(store),
         }  # fmt: skip
         store.write("README.md", _readme(name, manifest).encode())
         store.write(MANIFEST, (canonical_json(manifest) + "\n").encode())
@@ -116,10 +118,20 @@ def _files(store: Store) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _front_matter(configs: dict[str, dict[str, str]]) -> list[str]:
+    """Return the lines by which Hugging Face knows which files are which configuration and split."""
+    lines = ["---", "configs:"]
+    for config, patterns in sorted(configs.items()):
+        lines += [f"- config_name: {json.dumps(config)}", "  data_files:"]
+        for split, pattern in sorted(patterns.items()):
+            lines += [f"  - split: {json.dumps(split)}", f"    path: {json.dumps(pattern)}"]
+    return [*lines, "---", ""] if configs else []
+
+
 def _readme(name: str, manifest: dict[str, Any]) -> str:
     """Return what a person who is handed the folder needs to know."""
     about, _, more = forms()[name].partition("\n")
-    lines = [f"# {about.partition(':')[0]}", "", about, more.rstrip(), ""]
+    lines = [*_front_matter(manifest["configs"]), f"# {about.partition(':')[0]}", "", about, more.rstrip(), ""]
     lines += [
         f"Exported by MedLoom from release {manifest['release']['number']} (sha256 {manifest['release']['digest']})"
         + (f", split {manifest['split']}" if manifest["split"] else "") + ".", "",
@@ -129,11 +141,13 @@ def _readme(name: str, manifest: dict[str, Any]) -> str:
         back = ", ".join(f"{n} {reason}" for reason, n in counts["kept_back"].items()) or "none"
         lines.append(f"| {what} | {counts['in']} | {counts['written']} | {back} |")
     lines += [f"\n{n} {what}." for what, n in manifest["noted"].items() if n]
-    named = "articles" if ARTICLES in manifest["files"] else "media"
+    named = manifest["licensed"] or ("articles" if ARTICLES in manifest["files"] else "media")
     lines += ["", "## Licences", "", f"| terms | {named} | SPDX |", "|---|---|---|"]
     lines += [f"| {terms} | {n} | {TERMS[terms].spdx} |" for terms, n in manifest["licences"].items()]
-    told = [f"`{ARTICLES}` names the licence and the authors to name of every article"] * (named == "articles")
-    told += [f"`{MEDIA}` names the licence and whom to name of every medium"] * (MEDIA in manifest["files"])
-    lines += ["", f"{', '.join(told)}."]
+    told = {
+        ARTICLES: "names the licence and the authors to name of every article",
+        MEDIA: "names the licence and whom to name of every medium",
+    }
+    lines += ["", ", ".join(f"`{name}` {what}" for name, what in told.items() if name in manifest["files"]) + "."]
     lines += ["Name them wherever the material is used.", ""]
     return "\n".join(lines)

@@ -154,7 +154,7 @@ def _media_out(
     media = index.filter(pc.equal(index["field"], "json"))
     named = pc.is_in(media["key"], value_set=pc.list_flatten(rows["media"]))
     spoken = pc.is_in(media["key"], value_set=pc.list_flatten(rows.filter(live)["media"]))
-    of_media = states.of_rows(_as_rows(media)).to_pylist()
+    of_media = states.of_rows(as_rows(media)).to_pylist()
     allowed = set()
     columns = zip(media.to_pylist(), of_media, named.to_pylist(), spoken.to_pylist(), strict=True)
     for row, state, is_named, is_spoken in columns:
@@ -172,7 +172,7 @@ def _media_out(
     return allowed
 
 
-def _as_rows(media: pa.Table) -> pa.Table:
+def as_rows(media: pa.Table) -> pa.Table:
     """Return media as release rows of one medium each, so that states of groups and queries find them too."""
     own = {name: media[name] for name in ("source", "group", "split", "licence", "terms_id")}
     lists = {"media": "key", "layouts": "layout", "modalities": "modality"}

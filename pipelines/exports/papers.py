@@ -98,11 +98,8 @@ class Paper:
 
     @property
     def name(self) -> str:
-        """What files of it are called: PMC7500000, with `.2` for its second version; the unit where it has no PMCID."""
-        article = self.view.article
-        if not article["pmcid"]:
-            return self.view.unit
-        return f"{article['pmcid']}.{article['version']}" if (article["version"] or 1) > 1 else str(article["pmcid"])
+        """What files of it are called, see `name_of`."""
+        return name_of(self.view.article, self.view.unit)
 
     @cached_property
     def text(self) -> PaperText:
@@ -150,6 +147,15 @@ def _places(out: Outgoing) -> dict[ShardName, dict[str, list[int]]]:
     for part, row in zip(out.rows["part"].to_pylist(), out.rows["row"].to_pylist(), strict=True):
         found.setdefault(shard_of(part), {}).setdefault(part, []).append(row)
     return found
+
+
+def name_of(article: dict[str, Any], unit: str) -> str:
+    """Return what files of a paper are called: PMC7500000, with `.2` for its second version; the unit where it has no
+    PMCID.
+    """
+    if not article["pmcid"]:
+        return unit
+    return f"{article['pmcid']}.{article['version']}" if (article["version"] or 1) > 1 else str(article["pmcid"])
 
 
 def shard_of(part: str) -> ShardName:

@@ -34,9 +34,14 @@ class _Digest:
         self._file = file
         return cast(IO[bytes], self)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the file is."""
+        return self._file.closed
+
     def write(self, data: bytes) -> int:
         """Write `data`, counted."""
-        self.size += len(data)
+        self.size += memoryview(data).nbytes
         self.sha256.update(data)
         return self._file.write(data)
 
@@ -54,6 +59,8 @@ class Writing:
         out: what may leave.
         store: the folder.
         licences: how many articles, or in a form of scans media, were written under each terms_id.
+        licensed: what `licences` counts, "" for either.
+        configs: of a form that Hugging Face reads, patterns of files by configuration and split.
     """
 
     def __init__(self, out: Outgoing, store: Store):
@@ -64,6 +71,8 @@ class Writing:
         }  # fmt: skip
         self.noted: Counter[str] = Counter()
         self.licences: Counter[str] = Counter()
+        self.licensed = ""
+        self.configs: dict[str, dict[str, str]] = {}
         self._open = ExitStack()
         self._files: dict[str, IO[bytes]] = {}
         self._media: set[str] = set()
@@ -121,6 +130,10 @@ class Writing:
         held = {what: self._digests[path] for what, path in files.items()}
         self.line(MEDIA, {"key": medium.key, "split": medium.shard.split, **told, **more, "files": held})
 
+    def knows(self, medium: StoredMedium) -> bool:
+        """Whether it was said of a medium already what it is."""
+        return medium.key in self._media
+
     def line(self, path: str, row: dict[str, Any]) -> None:
         """Append a row to a JSON Lines file."""
         self.text(path, json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
@@ -142,13 +155,18 @@ class Writing:
 
     def article(self, paper: Paper) -> None:
         """Say whom to name for a paper, and under which licence it stands."""
-        if paper.view.unit in self._articles:
-            return
-        self._articles.add(paper.view.unit)
+        if self.cite(paper.name, paper.view.unit, paper.view.split, paper.view.article):
+            self.licences[paper.view.terms_id] += 1
+
+    def cite(self, name: str, unit: str, split: str, article: dict[str, Any]) -> bool:
+        """Say once whom to name for the article of a unit; return whether this was the first time."""
+        if unit in self._articles:
+            return False
+        self._articles.add(unit)
         self.written["articles"] += 1
-        self.licences[paper.view.terms_id] += 1
-        facts = {name: paper.view.article[name] for name in _ARTICLE}
-        self.line(ARTICLES, {"name": paper.name, "unit": paper.view.unit, "split": paper.view.split, **facts})
+        facts = {of: article[of] for of in _ARTICLE}
+        self.line(ARTICLES, {"name": name, "unit": unit, "split": split, **facts})
+        return True
 
     def example(self, row: dict[str, Any]) -> None:
         """Count an example as written; it may stand in several lines."""

@@ -31,7 +31,8 @@ FROZEN = Path(__file__).with_name("cli_options.json")
 HEAVY = ("torch", "ray", "pyspark", "transformers", "great_expectations", "pandas", "numpy", "pyarrow")
 COMMANDS = (
     "recipes", "estimate", "fetch", "deidentify", "build", "tables", "media", "examples", "gate", "release", "publish",
-    "inspect", "lint", "show", "report", "export", "import", "train", "evaluate",
+    "inspect", "lint", "show", "report", "export", "import", "tokens", "transcode", "extras", "index", "stream",
+    "capacity", "train", "evaluate",
 )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def lines(path: Path) -> list[dict]:
 
 
 def test_the_forms_are_the_modules_that_hold_one():
-    assert sorted(forms()) == sorted(["m3d", "nifti", "radfm", "pmc_case_report", *FORMS])
+    assert sorted(forms()) == sorted(["hf", "m3d", "nifti", "radfm", "webdataset", "pmc_case_report", *FORMS])
     assert all(re.match(r"[A-Z][^\n]+[.]", about) for about in forms().values())
 
 
@@ -286,7 +286,7 @@ def test_a_used_folder_an_unknown_form_and_nothing_to_write_are_refused(release,
     (tmp_path / "used/file").touch()
     with pytest.raises(ConfigError, match="is not empty"):
         export("pmc_inline", release.url, str(tmp_path / "used"))
-    with pytest.raises(ConfigError, match="no form 'pmc' to export; known are m3d, nifti, pmc_case_report, pmc_inline"):
+    with pytest.raises(ConfigError, match="no form 'pmc' to export; known are hf, m3d, nifti, pmc_case_report, pmc_in"):
         export("pmc", release.url, str(tmp_path / "x"))
     with pytest.raises(ConfigError, match="no form 'writing'"):
         export("writing", release.url, str(tmp_path / "x"))

@@ -2,15 +2,20 @@
 
 import tarfile
 
+import pyarrow as pa
 import pytest
+from tests.builds import synthetic_release
 
-from medloom.quality import lint as module
+from medloom.quality import finding as module
 from medloom.quality.lint import lint
+from medloom.schemas import manifest as manifests
 from medloom.schemas.build import Build
 from medloom.schemas.errors import FormatError
-from medloom.schemas.keys import canonical_json
+from medloom.schemas.keys import canonical_json, sha256_hex
+from medloom.schemas.release import Release
 from medloom.schemas.shard import ShardName
 from medloom.schemas.store import Store
+from medloom.schemas.tables import RELEASE_ROW
 
 TRAIN = ShardName("train", 0)
 
@@ -166,3 +171,97 @@ def test_a_folder_without_a_manifest_says_so(tmp_path):
     Store(str(tmp_path)).write("plan/x", b"")
     with pytest.raises(FormatError, match="no manifest"):
         lint(Build(str(tmp_path)))
+
+
+def rewrite_release(release, rows):
+    """Write other rows into a release that says them itself, so that only their meaning can be wrong."""
+    release.store.write_table("0001/rows.parquet", rows)
+    facts = {**release.facts, "rows_sha256": sha256_hex(release.store.read("0001/rows.parquet"))}
+    release.store.write("0001/release.json", (canonical_json(facts) + "\n").encode())
+    return type(release)(release.url)
+
+
+def test_a_release_that_says_another_row_or_place_of_a_medium_is_found(tmp_path):
+    url = synthetic_release(tmp_path, 12)
+    build, release = Build(url), Release(url)
+    assert lint(build, release=release) == []
+    rows = release.rows.to_pylist()
+    rows[0]["group"] = "g99999"
+    at = next(i for i, row in enumerate(rows) if len(row["media"]) == 2)
+    rows[at]["media_at"] = rows[at]["media_at"][::-1]
+    found = lint(build, release=rewrite_release(release, pa.Table.from_pylist(rows, schema=RELEASE_ROW)))
+    assert {f.what for f in found} == {"release.row", "release.index.rows"}
+    assert any(rows[0]["example_id"] in f.found for f in found)
+    assert any(rows[at]["media"][0] in f.found for f in found)
+
+
+def test_places_beyond_the_index_are_found(tmp_path):
+    url = synthetic_release(tmp_path, 12)
+    rows = Release(url).rows.to_pylist()
+    rows[0]["media_at"] = [10**6] * len(rows[0]["media"])
+    release = rewrite_release(Release(url), pa.Table.from_pylist(rows, schema=RELEASE_ROW))
+    assert [f.what for f in lint(Build(url), release=release)] == ["release.index.rows"]
+
+
+@pytest.mark.parametrize(
+    ("column", "wrong"),
+    [
+        ("chunk_crc32c", lambda v: [v[0] ^ 1, *v[1:]]),
+        ("chunk_sizes", lambda v: [v[0] + 1, *v[1:]]),
+        ("chunk_offsets", lambda v: v[:-1]),
+        ("shape", lambda v: v[::-1]),
+        ("dtype", lambda v: "uint16"),
+        ("block_shape", lambda v: [n + 1 for n in v]),
+        ("modality", lambda v: "US"),
+    ],
+)
+def test_an_index_row_that_says_otherwise_than_its_member_is_found(build, change, column, wrong):
+    """The row and all its checksums agree: only the member itself tells that it is wrong."""
+    path = TRAIN.index("volume")
+    change(build, path, lambda row: {column: wrong(row[column])} if row["field"] == "ct.b2nd" else {})
+    if column == "modality":
+        change(build, path, lambda row: {"modality": "US"})
+    found = [f for f in lint(build) if f.path == TRAIN.tar("volume")]
+    assert {f.what for f in found} == {"member.json" if column == "modality" else "member.b2nd"}
+
+
+def test_a_picture_of_another_size_than_its_row_says_is_found(build, change):
+    change(build, TRAIN.index("png"), lambda row: {"shape": [1, 1, 1]} if row["field"] == "png" else {})
+    assert "member.png" in {f.what for f in lint(build)}
+
+
+@pytest.mark.parametrize(
+    ("of", "what"),
+    [
+        (lambda row: {"group": "another"}, "example.group"),
+        (lambda row: {"split": "test"}, "example.group"),
+        (lambda row: {"turns": [{**row["turns"][0], "role": "system"}]}, "example.turns"),
+        (lambda row: {"turns": []}, "example.turns"),
+        (lambda row: {"media": []}, "example.turns"),
+        (lambda row: {"task": "vqa"}, "example.task"),
+    ],
+)
+def test_example_rows_that_do_not_fit_are_found(build, change, of, what):
+    (caption, print_), *_ = build.tasks()
+    _, train = build.example_parts(caption, print_)
+    change(build, train, of)
+    assert (train, what) in whats(lint(build))
+
+
+def test_a_flow_that_does_not_add_up_and_counts_that_are_wrong_are_found(build):
+    ledger = build.ledger(TRAIN)
+    ledger["counts"]["made"] += 1
+    build.store.write(TRAIN.ledger, canonical_json(ledger).encode())
+    assert (TRAIN.ledger, "ledger.counts") in whats(lint(build))
+    newest = build.manifest()
+    manifests.commit(build.store, recipe=newest["recipe"], counts={"units": 3}, known={})
+    assert ("manifests/0002.json", "manifest.counts") in whats(lint(build))
+
+
+def test_manifests_are_a_chain(build):
+    newest = build.manifest()
+    manifests.commit(build.store, recipe={**newest["recipe"], "name": "b"}, counts=newest["counts"], known={})
+    assert lint(build) == []
+    changed = {**newest, "counts": {}}
+    build.store.write("manifests/0001.json", (canonical_json(changed) + "\n").encode())
+    assert whats(lint(build)) == {("manifests/0002.json", "manifest.parent")}
