@@ -21,7 +21,7 @@ TRIAL_DRAWS, TRIAL_EPOCHS = 8192, 4  # packed once to learn how many packs a tok
 WINDOW_DRAWS = 65_536  # a window has about as many: enough to fill packs well, few enough to be planned in an instant
 MOST_PACKS = 2**20  # of a step
 FEWEST_STEPS, MOST_STEPS = 8, 1024  # of a window, where the lane is large enough
-_ALIGNED_STEPS = 16  # an epoch of so many steps gets windows of its own, of which only the last is not full
+_ALIGNED_STEPS = 4  # an epoch of so many steps gets windows of its own, of which only the last is not full
 
 
 def pack(lengths: np.ndarray, *, budget: int) -> np.ndarray:

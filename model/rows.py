@@ -149,9 +149,10 @@ class SegmentRows:
         if chosen < 0 and not self._packed and not self.segment.mix:
             chosen = self._stand_in(t, row, attempt, room, _ANY)
         if chosen < 0 and not self._packed:
+            source, lane = self._source_names[self._source_of[row]], self._lane_names[self._lane_of[row]]
             raise FormatError(
-                f"release {self.source.number}: source {self._source_names[self._source_of[row]]} has no live row left "
-                f"in lane {self._lane_names[self._lane_of[row]]}; begin a new segment, which draws without it"
+                f"release {self.source.number}: source {source} has no other live row in lane {lane} to stand in for "
+                "one that was withheld or does not read; load with begin_segment=True, or make a release without it"
             )
         return chosen
 
@@ -167,6 +168,16 @@ class SegmentRows:
             return -1
         chosen = substitute(self.segment.seed, t, attempt, count - has_itself)
         return int(stand_ins[chosen + (has_itself and chosen >= at)])
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether each lane (with a mix, each source in it) still has a live row."""
+        return all(
+            self._live_now[queue.rows].any() if self.segment.mix else self._live_now[self._lane_of == code].any()
+            for lane in self.lanes
+            for code in [self._lane_names.index(lane.name)]
+            for queue in lane.queues.values()
+        )
 
     def drawn_before(self, step: int) -> dict[str, Any]:
         """Return what each source has had when step `step` of the segment is due, for a segment that continues it."""
@@ -284,7 +295,7 @@ class SegmentRows:
         if self._packed:
             shares = [s * p.packs_per_draw for s, p in zip(shares, self._packed, strict=True)]
         if not self.segment.mix:
-            shares = [max(share, Fraction(size)) for share in shares]
+            shares = [Fraction(-(-share // size) * size) for share in shares]  # of whole steps, one at least
         return Turns(turns_of(shares), key_of(self.segment.seed, "lanes"), even=True)
 
     def _like(self, lane: int, source: int) -> tuple[np.ndarray, np.ndarray]:

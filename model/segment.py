@@ -88,7 +88,7 @@ class Segment:
 
     def continues(self, earlier: "Segment") -> bool:
         """Whether it draws from the same rows in the same order as `earlier`, so that epochs of its sources go on."""
-        return all(
+        return bool(self.mix) == bool(earlier.mix) and all(
             getattr(self, name) == getattr(earlier, name)
             for name in ("release", "sha256", "overlay", "split", "where", "seed", "buckets", "shuffle")
         )
@@ -102,15 +102,20 @@ class Segment:
 def begin(
     source: Release | TarSet, *, t0: int, split: str, where: Mapping[str, Any], mix: Mapping[str, float], seed: int,
     global_batch: int, buckets: str | None, shuffle: str, pack_tokens: int | None, tokenizer: str, media_tokens: int,
+    overlay: int | None = None,
 ) -> Segment:  # fmt: skip
     """Return the segment that begins now with the newest state of `source`; see `Segment` for the arguments.
+
+    Args:
+        overlay: parts of the overlay that decide which rows are drawn, None for all that there are.
 
     Raises:
         ConfigError: `where` names an unknown column, `mix` a bad weight, `buckets` or `shuffle` what is not there, or
             the token counts that packing needs were not made.
     """
     check_choice(global_batch, buckets, shuffle)
-    overlay, plain = source.overlay_parts(), plain_where(where)
+    plain = plain_where(where)
+    overlay = source.overlay_parts() if overlay is None else overlay
     pack = None
     if pack_tokens is not None:
         if not 0 < pack_tokens < 2**31 - 1 or media_tokens < 0 or global_batch > MOST_PACKS:

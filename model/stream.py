@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +35,11 @@ Made = tuple[Any, list[dict[str, Any]], tuple[float, ...]]  # what a step gives,
 class ShardStream:
     """Streams a release, or anyone's tars: iterate for batches, `state_dict()` to stop, `load_state_dict()` to go on.
 
-    Every global batch is a pure function of its step, the seed and the data. Rank r gets the packs (without packing:
-    the examples) whose place in the batch is r modulo `world_size`. One pass of a `for` loop ends with the epoch; the
-    next pass begins the next one.
+    Every global batch is a pure function of its step, the seed and the data: the release, and what its overlay said
+    when the run began. Ranks that start while a curator appends to it, or while a release is made, may see different
+    ones: let them all load the `state_dict()` of one before the first batch. Rank r gets the packs (without packing:
+    the examples) whose place in the batch is r modulo `world_size`. One pass of a `for` loop is as many steps as an
+    epoch has, and the next pass goes on from there; where the batch does not divide the rows, their epochs end inside.
 
     Args:
         data: URL of a folder of releases or of a build (its newest release is meant), a `Release`; a list or pattern of
@@ -47,8 +49,9 @@ class ShardStream:
         rank, world_size: of this process; both may change at a resume.
         workers: threads that read ahead, 0 to read when asked; with `processes`, worker processes.
         split: "train", "validation" or "test".
-        mix: weight by source, e.g. {"pmc": 3, "scans": 1}: exact in every block of sum(weights) draws; others are left
-            out. None draws all rows alike, each once per epoch.
+        mix: weight by source, e.g. {"pmc": 3, "scans": 1}; others are left out. Exact in every block of sum(weights)
+            draws, or steps where buckets keep the sources apart; to 1 part in 10^6 where a source is in several
+            buckets. None draws all rows alike, each once per epoch.
         where: column of the release's rows, or of its index of media, to a value or a list of values. What speaks of
             media must hold for all media of the example; without media it does not.
         roi: region that is read of each volume: a size (z, y, x) in voxels, placed by the draw, or a function of
@@ -58,7 +61,7 @@ class ShardStream:
         tokenizer, media_tokens: whose side column of lengths (`medloom tokens`) packing uses, and how many tokens a
             medium takes.
         buckets: examples of one batch have in common: "dimension" (2D, 3D, both or text), "shape" (also the shapes of
-            their media), None (nothing).
+            their media), None (nothing). A bucket of fewer rows than a batch repeats some within it.
         shuffle: "global", or "window:N" to keep N shards at a time, for stores that like locality.
         transform: what is given instead of a batch: its result for the batch, made by the workers.
         processes: workers are processes, for transforms that hold the interpreter's lock; it must be picklable then.
@@ -109,6 +112,8 @@ class ShardStream:
                 f"workers={workers}, prefetch={prefetch}, processes={processes}: workers count from 0 (from 1 with "
                 "processes=True) and prefetch from 1"
             )
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigError(f"seed={seed!r} is not a whole number")
         opened = open_data(data)
         settings = Settings(
             seed, global_batch, split, mix, where, buckets, shuffle, pack_tokens, tokenizer, media_tokens
@@ -142,24 +147,39 @@ class ShardStream:
 
     def __iter__(self) -> Iterator[Any]:
         """Give this rank's batches from where the stream stands to the end of the epoch."""
+        return self.receive(self.produce())
+
+    def produce(self) -> Iterator[Made]:
+        """Make the steps from where the stream stands to the end of the epoch; a DataLoader's worker, those it has."""
         worker, workers = _torch_worker()
-        steps = range(self.next_step + worker, self.timeline.end_of_epoch(self.next_step), workers)
-        results = self._results(steps)
+        steps = self._steps_left()[worker::workers]
+        if not self.workers:
+            return pool.here(self.make if workers == 1 else self.make_apart, steps)
+        if self.processes:
+            return pool.on_processes(self.make_apart, steps, processes=self.workers, ahead=self.prefetch)
+        return pool.on_threads(self.make, steps, threads=self.workers, ahead=self.prefetch, depth=self.meter.queue)
+
+    def receive(self, made: Iterator[Made]) -> Iterator[Any]:
+        """Give what was made for the steps that are left, and keep count of where the stream stands."""
         self.meter.begin()
         try:
-            for step in steps:
+            for step in self._steps_left():
                 with self.meter.waiting():
-                    made, refused, counts = next(results)
+                    batch, refused, counts = next(made)
                 if counts:
                     self.meter.add(counts)
                 self._note(refused)
                 self.next_step = step + 1
                 try:
-                    yield made
+                    yield batch
                 finally:
                     self.meter.step()
         finally:
-            results.close()
+            if isinstance(made, Generator):
+                made.close()
+
+    def _steps_left(self) -> range:
+        return range(self.next_step, self.timeline.end_of_epoch(self.next_step))
 
     def at(self, step: int) -> tuple[str, ...]:
         """Return the example_ids of a global batch, over all ranks; no media are read."""
@@ -191,10 +211,11 @@ class ShardStream:
     def dataloader(self, *, num_workers: int = 0, **options: Any) -> "DataLoader[Any]":
         """Return torch's DataLoader over this stream: its processes share the steps, and batches come in order.
 
-        With `num_workers` the loader is ahead of its user: take `state_dict(after=batch)`.
+        State, quarantine and meter stand at the batch that was given last, as without it.
 
         Raises:
-            ConfigError: torch is not installed.
+            ConfigError: torch is not installed, or persistent workers are asked for, which would not know where the
+                stream stands.
         """
         try:
             from medloom.model.torch_loader import loader
@@ -212,13 +233,6 @@ class ShardStream:
         self.__dict__.update(state)
         self._opening, self.meter = threading.RLock(), Meter()
 
-    def _results(self, steps: range) -> Any:
-        if not self.workers:
-            return pool.here(self.make, steps)
-        if self.processes:
-            return pool.on_processes(self.make_apart, steps, processes=self.workers, ahead=self.prefetch)
-        return pool.on_threads(self.make, steps, threads=self.workers, ahead=self.prefetch, depth=self.meter.queue)
-
     def make(self, number: int, run: pool.Run | None = None) -> Made:
         """Return this rank's share of a step (what `transform` makes of it), what did not read, and counts to add."""
         with self._opening:
@@ -226,10 +240,13 @@ class ShardStream:
             step = self.timeline.step(number)
             self.meter.planned(time.perf_counter() - began)
             reader = self._reader(step.data)
+        size = step.rows.segment.global_batch  # of an earlier segment it may be another
+        if self.world_size > size:
+            raise ConfigError(f"step {number} has {size} examples or packs, too few for world_size={self.world_size}")
         mine = np.flatnonzero(step.plan.packs % self.world_size == self.rank)
         found, refused = self._read(step, reader, mine, run)
         began = time.perf_counter()
-        batch = _batch(step, found, mine, range(self.rank, self.global_batch, self.world_size))
+        batch = _batch(step, found, mine, range(self.rank, size, self.world_size))
         made = self.transform(batch) if self.transform else batch
         self.meter.transformed(time.perf_counter() - began)
         return made, refused, ()
@@ -258,8 +275,7 @@ class ShardStream:
                     found[slot] = result
                     continue
                 t, room = int(plan.t[slot]), int(plan.rooms[slot])
-                with self._opening:
-                    stand_in = step.rows.substitute(t, rows[slot], attempt, room)
+                stand_in = self._stand_in(step, rows[slot], t, room, attempt, result)
                 refused.append(_refusal(step, t, row, stand_in, result))
                 self.meter.substituted(stand_in >= 0)
                 if stand_in >= 0:
@@ -271,6 +287,13 @@ class ShardStream:
             f"step {step.number}: an example and {ATTEMPTS} substitutes cannot be read; the last: "
             f"{refused[-1]['reason']}"
         )
+
+    def _stand_in(self, step: Step, row: int, t: int, room: int, attempt: int, fault: Exception) -> int:
+        try:
+            with self._opening:
+                return step.rows.substitute(t, row, attempt, room)
+        except FormatError as none_left:
+            raise FormatError(f"step {step.number}: {fault}; {none_left}") from none_left
 
     def _reader(self, data: Data) -> "Reader | TarReader":
         if data.number not in self._readers:

@@ -6,7 +6,7 @@ medium is read, and no rank or worker is known.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from medloom.model.opening import Data, open_data
@@ -98,11 +98,8 @@ class Timeline:
         t, segments, anchors = _parsed(state)
         step = t // segments[-1].global_batch
         if begin_segment:
-            wanted = self._segment(step=step)
-            same = (wanted.release, wanted.sha256) == (segments[-1].release, segments[-1].sha256)
-            wanted = replace(wanted, overlay=segments[-1].overlay) if same else wanted  # so that its epochs go on
-            segments = (*(s for s in segments if first_step(s) < step), wanted)
-            anchors = None
+            segments = tuple(s for s in segments if first_step(s) < step) or segments[:1]
+            segments, anchors = self._with_new(segments, step), None
         else:
             _must_match(self._segment(step=step), segments[-1])
         known = self._rows if anchors is None and segments[0] == self.segments[0] else {}
@@ -111,13 +108,27 @@ class Timeline:
         self._rows_of(len(segments) - 1)
         return step
 
-    def _segment(self, *, step: int) -> Segment:
+    def _with_new(self, segments: tuple[Segment, ...], step: int) -> tuple[Segment, ...]:
+        """Return segments with a new one from `step` on.
+
+        It draws from the rows of the one before where it can, so that epochs go on: what was withheld since is
+        substituted then. Where other rows are asked for, or too few are left, it draws from what is live now.
+        """
+        kept = tuple(s for s in segments if first_step(s) < step)
+        last = segments[-1]
+        if (self.data.number, self.data.digest) == (last.release, last.sha256):
+            going_on = self._segment(step=step, overlay=last.overlay)
+            if going_on.continues(last) and SegmentRows(self.data, going_on).can_go_on:
+                return (*kept, going_on)
+        return (*kept, self._segment(step=step))
+
+    def _segment(self, *, step: int, overlay: int | None = None) -> Segment:
         settings = self.settings
         return begin(
             self.data, t0=step * settings.global_batch, split=settings.split, where=settings.where or {},
             mix=settings.mix or {}, seed=settings.seed, global_batch=settings.global_batch, buckets=settings.buckets,
             shuffle=settings.shuffle, pack_tokens=settings.pack_tokens, tokenizer=settings.tokenizer,
-            media_tokens=settings.media_tokens,
+            media_tokens=settings.media_tokens, overlay=overlay,
         )  # fmt: skip
 
     def _segment_of(self, number: int) -> int:
@@ -128,11 +139,22 @@ class Timeline:
         if k not in self._rows:
             segment, drawn = self.segments[k], None
             if k and segment.continues(self.segments[k - 1]):
-                steps = first_step(segment) - first_step(self.segments[k - 1])
-                drawn = self._rows_of(k - 1).drawn_before(steps)
+                drawn = self._drawn_before(k)
             anchors = self._anchors if k == len(self.segments) - 1 else None
             self._rows[k] = SegmentRows(self._data_of(k), segment, drawn=drawn, anchors=anchors)
         return self._rows[k]
+
+    def _drawn_before(self, k: int) -> dict[str, Any]:
+        """Return what each source has had when segment k begins: in the one before, or earlier where it rested."""
+        drawn: dict[str, Any] = {}
+        first = k
+        while first and self.segments[first].continues(self.segments[first - 1]):
+            first -= 1
+        for one in range(first, k):
+            steps = first_step(self.segments[one + 1]) - first_step(self.segments[one])
+            for lane, sources in self._rows_of(one).drawn_before(steps).items():
+                drawn[lane] = {**drawn.get(lane, {}), **sources}
+        return drawn
 
     def _data_of(self, k: int) -> Data:
         number = self.segments[k].release

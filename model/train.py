@@ -23,7 +23,7 @@ from medloom.model.rows import live_rows
 from medloom.model.run import RunFolder
 from medloom.model.stream import ShardStream
 from medloom.model.streamed import StreamedExample
-from medloom.schemas.errors import ConfigError, RetryLater, WrongBytes
+from medloom.schemas.errors import ConfigError, FormatError, RetryLater, WrongBytes
 from medloom.schemas.release import Release
 
 
@@ -180,9 +180,19 @@ def _loss(model: MedicalModel, batch: TensorBatch) -> torch.Tensor:
 
 
 def endless(stream: ShardStream) -> Generator[Batch]:
-    """Give batches over all epochs."""
+    """Give batches over all epochs, but those of which every example was withheld since the run began.
+
+    Raises:
+        FormatError: an epoch holds no other.
+    """
     while True:
-        yield from stream
+        found = False
+        for batch in stream:
+            if batch.examples:
+                found = True
+                yield batch
+        if not found:
+            raise FormatError(f"{stream.timeline.data.url}: every example of an epoch was withheld; begin a new run")
 
 
 def to_tensors(

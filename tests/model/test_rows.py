@@ -97,7 +97,7 @@ def test_one_example_a_step_gives_every_row_exactly_once_an_epoch(release, bucke
 
 def test_lanes_advance_at_the_same_rate_and_are_mixed_over_time(release):
     rows = rows_of(release, global_batch=3)
-    sizes = {lane.name: lane.size for lane in rows.lanes}
+    sizes = {lane.name: -(-lane.size // 3) for lane in rows.lanes}  # in whole steps
     steps = [rows.step(number).lane for number in range(600)]
     for name, size in sizes.items():
         places = np.flatnonzero(np.array(steps) == name)
@@ -292,7 +292,7 @@ def test_without_a_mix_another_source_of_the_lane_stands_in_before_a_run_must_st
         withhold(build, "example", rows[j]["example_id"])
     free, mixed = (SegmentRows(Release(build), segment) for segment in segments)
     assert {free.substitute(t, lonely, 0) for t in range(200)} == set(scans) - set(alike)
-    with pytest.raises(FormatError, match="no live row left in lane 3d"):
+    with pytest.raises(FormatError, match="no other live row in lane 3d"):
         mixed.substitute(3, lonely, 0)
 
 
@@ -388,8 +388,10 @@ def test_what_is_no_segment_is_refused(release):
 
 def test_only_a_segment_of_the_same_rows_in_the_same_order_continues_another(release):
     segment = segment_of(release)
-    same_rows = segment_of(release, t0=8, mix=MIX, global_batch=6, pack_tokens=400)
-    assert same_rows.continues(segment)
+    assert segment_of(release, t0=8, global_batch=6, pack_tokens=400).continues(segment)
+    mixed = segment_of(release, t0=8, mix=MIX)
+    assert segment_of(release, mix={**MIX, next(iter(MIX)): 7}).continues(mixed)
+    assert not mixed.continues(segment)  # all rows in one queue, and a queue of each source
     for choice in ({"seed": 2}, {"where": {"task": "caption"}}, {"shuffle": "window:2"}, {"buckets": None}):
         assert not segment_of(release, **choice).continues(segment)
 

@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 from tests.builds import write_release
-from tests.model.streams import keys, withhold
+from tests.model.streams import flip, keys, withhold
 
 from medloom.model.stream import ShardStream
 from medloom.schemas.b2nd import encode_volume
@@ -192,6 +192,42 @@ def test_a_dataloader_gives_the_same_batches_with_any_workers(shared_build, work
     assert next(iter(stream)).keys == whole[4]
 
 
+def test_a_dataloader_goes_on_where_the_stream_stands(shared_build):
+    """Its workers are copies, which are ahead and are gone after a pass."""
+    pytest.importorskip("torch")
+    plain = ShardStream(shared_build, seed=8, global_batch=7)
+    passes = [[batch.keys for batch in plain] for _ in range(2)]
+    stream = ShardStream(shared_build, seed=8, global_batch=7)
+    loader = stream.dataloader(num_workers=2, multiprocessing_context="fork")
+    assert [batch.keys for batch in loader] == passes[0]
+    assert stream.state_dict()["t"] == 7 * len(stream)
+    assert [batch.keys for batch in islice(loader, 2)] == passes[1][:2]
+    assert [batch.keys for batch in loader] == passes[1][2:]
+    assert stream.meter.snapshot()["busy_s"]["decode"] > 0
+    with pytest.raises(ConfigError, match="persistent_workers"):
+        stream.dataloader(num_workers=1, persistent_workers=True)
+
+
+def test_a_dataloader_tells_what_its_workers_could_not_read(build):
+    pytest.importorskip("torch")
+    first = ShardStream(build, seed=8, global_batch=4)
+    bad = next(iter(first)).examples[0]
+    key = next(iter(bad.media))
+    for shard in ("train-000000", "train-000001", "train-000002"):
+        for row in Build(build).index(shard_name(shard)).to_pylist():
+            if row["key"] == key and row["field"] in ("jpg", "png", "ct.b2nd"):
+                flip(Path(build, shard_name(shard).tar(row["layout"])), 8 * (row["offset"] + row["size"] // 2))
+    stream = ShardStream(build, seed=8, global_batch=4)
+    next(iter(stream.dataloader(num_workers=1, multiprocessing_context="fork")))
+    assert [refused["example_id"] for refused in stream.quarantined] == [bad.example.example_id]
+
+
+@pytest.mark.parametrize("seed", [True, 3.0, "3"])
+def test_a_seed_that_json_would_change_is_refused(shared_build, seed):
+    with pytest.raises(ConfigError, match="whole number"):
+        ShardStream(shared_build, seed=seed, global_batch=1)
+
+
 @pytest.mark.parametrize(
     ("where", "good"),
     [
@@ -253,6 +289,12 @@ def test_a_build_without_a_release_is_not_taken_for_a_folder_of_tars(build):
     shutil.rmtree(Path(build, "releases"))
     with pytest.raises(SourceError, match="build without a release; `medloom release"):
         ShardStream(build, seed=1, global_batch=1)
+
+
+def test_the_tars_of_a_build_are_streamed_by_its_release_only(shared_build):
+    for data in (f"{shared_build}/media", sorted(map(str, Path(shared_build, "media").glob("*.tar")))):
+        with pytest.raises(SourceError, match="tars of a build"):
+            ShardStream(data, seed=1, global_batch=1)
 
 
 def test_a_resume_stays_with_its_release_and_a_new_segment_takes_the_newest(build):

@@ -232,5 +232,5 @@ def test_a_tar_cut_short_during_a_run_is_substituted(small_build):
 def test_states_that_changed_after_the_release_are_refused(build):
     """Else a flipped bit could give back what a policy withholds."""
     flip(Path(build, "releases/0001/states.parquet"), 1000)
-    with pytest.raises(FormatError, match="states.parquet was changed after release 1"):
+    with pytest.raises(FormatError, match=r"states\.parquet was changed after release 1"):
         ShardStream(build, seed=1, global_batch=1)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -246,3 +247,19 @@ def test_a_run_leaves_what_its_stream_cost(shared_build, tmp_path):
     assert told["steps"] == 3
     assert told["verdict"] == done.stall
     assert "medloom_stream_steps_total 3" in (tmp_path / "stream.prom").read_text()
+
+
+def test_batches_of_which_nothing_is_live_are_passed_over(build):
+    count_tokens(build, "bytes")
+    settings = {"seed": 0, "global_batch": 2, "pack_tokens": 640}
+    state = ShardStream(build, **settings).state_dict()
+    scans = [row["example_id"] for row in Release(build).rows.to_pylist() if row["source"] == "scans"]
+    for scan in scans:
+        row = {"scope": "example", "id": scan, "state": "withdrawn", "reason": "test", "by": "curator:test"}
+        append_overlay(Store(f"{build}/releases"), [row])
+    stream = ShardStream(build, **settings)
+    stream.load_state_dict(state)
+    assert any(not batch.examples for batch in islice(stream, len(stream)))
+    found = list(islice(endless(stream), 2 * len(stream)))
+    assert all(batch.examples for batch in found)
+    assert not {key for batch in found for key in batch.keys} & set(scans)
