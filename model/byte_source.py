@@ -123,12 +123,14 @@ class _Descriptor:
 class LocalSource:
     """Reads files of this machine through descriptors that stay open, straight into the buffer given.
 
-    A file that is replaced or deleted while its descriptor is open is still read as it was. There is no time-out: a
-    network disk that hangs is a matter of its mount options.
+    A file that is replaced or deleted while its descriptor is open is still read as it was; one that is another when it
+    is opened again is wrong bytes, until `forget` or `close`. There is no time-out: a network disk that hangs is a
+    matter of its mount options.
     """
 
     def __init__(self, store: Store, *, meter: Meter | None = None):
         self.store, self.meter = store, meter or Meter()
+        self._states: dict[str, tuple[int, int, int]] = {}  # of each file when it was first opened
         self._begin()
 
     def _begin(self) -> None:
@@ -140,6 +142,7 @@ class LocalSource:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._states = {}
         self._begin()
 
     def read(self, path: str, start: int, end: int) -> bytes:
@@ -171,7 +174,7 @@ class LocalSource:
 
     def identity(self, path: str) -> Identity:
         """Return its size, inode and time of change."""
-        with self._readable(path) as fd:
+        with self._readable(path, as_it_was=False) as fd:
             facts = os.fstat(fd)
         return Identity(facts.st_size, f"{facts.st_ino}-{facts.st_mtime_ns}")
 
@@ -182,18 +185,21 @@ class LocalSource:
     def forget(self, path: str, start: int, end: int) -> None:
         """Open the file anew at the next read."""
         self._drop(path)
+        with self._lock:
+            self._states.pop(self.store.path(path), None)
 
     def close(self) -> None:
         """Close all files."""
         with self._lock:
             self._open.clear()
+            self._states.clear()
 
     @contextmanager
-    def _readable(self, path: str) -> Iterator[int]:
+    def _readable(self, path: str, *, as_it_was: bool = True) -> Iterator[int]:
         """Give a descriptor of the file that stays open for the block, and tell what goes wrong with it."""
         full = self.store.path(path)
         try:
-            descriptor = self._descriptor(full)
+            descriptor = self._descriptor(full, as_it_was=as_it_was)
             yield descriptor.fd
         except (FileNotFoundError, NotADirectoryError) as fault:
             raise FileNotFoundError(errno.ENOENT, "there is no such file", full) from fault
@@ -205,11 +211,19 @@ class LocalSource:
                 raise RetryLater(f"cannot read {full}: {fault.strerror}; raise the limit (ulimit -n)") from fault
             raise WrongBytes(f"cannot read {full}: {fault.strerror or fault}") from fault
 
-    def _descriptor(self, full: str) -> _Descriptor:
+    def _descriptor(self, full: str, *, as_it_was: bool) -> _Descriptor:
         if self._pid != os.getpid():
             self._begin()  # after a fork: another thread may have held the lock
         with self._lock:
-            found = self._open.pop(full, None) or _Descriptor(full)
+            found = self._open.pop(full, None)
+            if found is None:
+                found = _Descriptor(full)
+                facts = os.fstat(found.fd)
+                state = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+                if self._states.setdefault(full, state) != state:
+                    if as_it_was:
+                        raise WrongBytes(f"cannot read {full}: it was replaced or changed since it was first read")
+                    return found
             self._open[full] = found
             if len(self._open) > _KEPT:
                 self._open.popitem(last=False)

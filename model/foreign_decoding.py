@@ -6,6 +6,8 @@ much is unpacked, so that a small member cannot become a large array that it doe
 
 import gzip
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from math import prod
@@ -25,6 +27,11 @@ from medloom.schemas.array_headers import (
 )  # fmt: skip
 from medloom.schemas.errors import FormatError
 
+# All that zipfile raises of damaged bytes: their places, their names and their streams.
+_ZIP_FAULTS = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, ValueError, NotImplementedError, RuntimeError,
+    EOFError, OSError,
+)  # fmt: skip
 _NPZ_NAMES = ("data", "image", "img", "arr_0")  # the array that is meant, where there are several
 
 
@@ -64,7 +71,7 @@ def decode_npz(data: memoryview, field: FieldPlace, take: Take) -> np.ndarray:
                 raise FormatError(f"a .npz file holds {', '.join(names) or 'no array'}; one called data would be read")
             with archive.open(meant[0]) as file:
                 return _unpacked_npy(file, field, take)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as fault:
+    except _ZIP_FAULTS as fault:
         raise FormatError(f"a .npz file does not unpack ({fault})") from fault
 
 

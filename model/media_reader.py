@@ -175,22 +175,27 @@ class MediaReader:
         if job.field is None:
             return MediaData(place.layout, np.empty(0, np.uint8), said)
         if box and job.field.chunks is not None:
+            extent = job.field.chunks.shape
             content = self._part(job, job.field, box)
         else:
             content = self._whole(job, job.field, job.name)
+            extent = content.shape
             if ask.cut is not None:
                 box = whole_or(ask.cut(content.shape), content.shape)
             content = self._cut(content, box)
-        masks = self._masks(job, box)
+        masks = self._masks(job, box, extent)
         return MediaData(place.layout, content, said, masks, box)
 
-    def _masks(self, job: "_Job", box: Box) -> np.ndarray | None:
+    def _masks(self, job: "_Job", box: Box, extent: tuple[int, ...]) -> np.ndarray | None:
+        """Return the masks of a box of a volume of shape `extent`."""
         field = job.masks
         if field is None:
             return None
-        if box and field.chunks is not None:
-            return self._part(job, field, _of_layers(box, field.chunks.shape[0]))
+        if job.masks_box:
+            return self._part(job, field, job.masks_box)
         masks = self._whole(job, field, MASKS)
+        if masks.shape[1:] != extent:
+            raise FormatError(f"its masks are of shape {masks.shape}, layers first, where its volume is of {extent}")
         return self._cut(masks, _of_layers(box, masks.shape[0]) if box else ())
 
     def _whole(self, job: "_Job", field: FieldPlace, name: str) -> np.ndarray:
@@ -242,6 +247,7 @@ class _Job:
         self.name = CONTENT.get(ask.place.layout, ask.place.layout)
         self.field = fields.get(self.name)
         self.masks = fields.get(MASKS) if ask.masks else None
+        self.masks_box = self._masks_box()
         self.pieces = list(self._pieces())
         self.size_bytes = sum(end - start for _, start, end in self.pieces)
 
@@ -253,8 +259,15 @@ class _Job:
         if self.field is not None:
             yield from _pieces(tar, self.field, box)
         if self.masks is not None:
-            chunks = self.masks.chunks
-            yield from _pieces(tar, self.masks, _of_layers(box, chunks.shape[0]) if box and chunks else ())
+            yield from _pieces(tar, self.masks, self.masks_box)
+
+    def _masks_box(self) -> Box:
+        """The box to read of the masks; () for all, so also where they are not known to be of the volume's extent."""
+        if not self.ask.box or self.field is None or self.masks is None or self.masks.chunks is None:
+            return ()
+        extent = self.field.chunks.shape if self.field.chunks else self.field.shape
+        layers, *shape = self.masks.chunks.shape
+        return _of_layers(self.ask.box, layers) if tuple(shape) == extent else ()
 
     @property
     def result(self) -> Answer:

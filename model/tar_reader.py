@@ -147,7 +147,9 @@ class TarReader:
         return self._media.stats()
 
     def close(self) -> None:
-        """Close files and connections; reading again opens them."""
+        """Close files and connections; reading again opens them, and looks whether they are still the same."""
+        with self._lock:
+            self._checked.clear()
         for source in self._sources.values():
             source.close()
 

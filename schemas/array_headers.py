@@ -13,6 +13,7 @@ from medloom.schemas.errors import FormatError
 
 MAX_BYTES = 1 << 33  # of one decoded array: 8 GiB; a header that asks for more is damaged or hostile
 LONGEST_NPY, LONGEST_NIFTI = 10 + 65536, 540
+MAX_AXES = 32  # of an array of numpy before its version 2
 
 _NPY_LENGTH = {1: ("<H", 10), 2: ("<I", 12), 3: ("<I", 12)}  # format of the header's length, where the header begins
 _NPY_KEYS = {"descr", "fortran_order", "shape"}
@@ -121,6 +122,8 @@ def _checked(header: ArrayHeader) -> ArrayHeader:
         raise FormatError(f"an array is of {header.dtype}, which is not one real number per value")
     if not header.shape or not all(n > 0 for n in header.shape):
         raise FormatError(f"an array is of shape {header.shape}, which holds nothing")
+    if len(header.shape) > MAX_AXES:
+        raise FormatError(f"an array has {len(header.shape)} axes, more than {MAX_AXES}")
     if header.size_bytes > MAX_BYTES:
         raise FormatError(f"an array of shape {header.shape} takes more than {MAX_BYTES >> 30} GiB")
     if header.offset < 0:

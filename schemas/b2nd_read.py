@@ -27,6 +27,7 @@ _HEADER_LENGTH, _FRAME_LENGTH, _COMPRESSED_LENGTH, _METALAYERS = 11, 16, 39, 87
 _FLAGS, _SIZES, _SPECIAL, _CHUNK_HEADER = 2, 4, 31, 32
 _STORED_PLAIN = 0x02  # flag of a chunk that is not compressed: no places of blocks, no filters
 _LONGEST = 2**31 - 1
+_NUMBERS = "biufc"  # kinds of numpy's types that are one number per value
 
 _scratch = threading.local()
 
@@ -137,7 +138,7 @@ def frame_facts(data: Buffer) -> tuple[tuple[int, ...], str]:
     """Return shape and dtype of a b2nd frame.
 
     Raises:
-        FormatError: it is none.
+        FormatError: it is none, or not of numbers.
     """
     frame = _frame(data)
     return tuple(frame.shape), np.dtype(frame.dtype).name
@@ -148,14 +149,19 @@ def _frame(data: Buffer) -> Any:
 
     try:
         frame = blosc2.ndarray_from_cframe(data)
-        np.dtype(frame.dtype)  # parsed when it is asked for
-        return frame
+        dtype = np.dtype(frame.dtype)  # parsed when it is asked for
     except (RuntimeError, ValueError, TypeError, SyntaxError) as fault:
         raise FormatError(f"cannot read a volume: {len(data)} bytes are not a whole b2nd frame ({fault})") from fault
+    if dtype.kind not in _NUMBERS:
+        raise FormatError(f"a b2nd frame is of {dtype}, which is not one number per value")
+    return frame
 
 
 def _opened(data: Buffer, expect: ChunkTable | None) -> tuple[ChunkTable, np.ndarray | None]:
-    """Return the table of a frame; with the array itself where it holds chunks that MedLoom does not write."""
+    """Return the table of a frame; with the array itself where it is stored as MedLoom does not write it.
+
+    That is in chunks of other kinds, or in the other byte order, which the table's dtype does not say.
+    """
     if expect is not None and _is_described(data, expect):
         offsets = _offsets(data)
         if len(offsets) == prod(expect.grid) and all(offset >= ZEROS for offset in offsets):
@@ -172,7 +178,7 @@ def _opened(data: Buffer, expect: ChunkTable | None) -> tuple[ChunkTable, np.nda
                 )
     if found.offsets and len(found.offsets) != prod(found.grid):
         raise FormatError(f"a b2nd frame has {len(found.offsets)} chunks, where its grid has {prod(found.grid)}")
-    if found.offsets and all(offset >= ZEROS for offset in found.offsets):
+    if np.dtype(frame.dtype).isnative and found.offsets and all(offset >= ZEROS for offset in found.offsets):
         return found, None
     import blosc2
 

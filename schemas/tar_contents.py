@@ -12,11 +12,13 @@ import pyarrow as pa
 
 from medloom.schemas.array_headers import LONGEST_NIFTI, ArrayHeader, nifti_header, npy_header
 from medloom.schemas.b2nd import chunk_table
+from medloom.schemas.b2nd_read import frame_facts
 from medloom.schemas.errors import FormatError
 from medloom.schemas.tar_names import PICTURES, suffix_of
 from medloom.schemas.tar_samples import MEMBERS
 
 _WINDOW = 8 << 20  # bytes of one read; members come one after the other
+_LONGEST = 2**31 - 1  # extent of an axis that a shape's column holds
 _UNKNOWN: dict[str, Any] = {name: None for name in MEMBERS.names[MEMBERS.names.index("crc32c") + 1 :]}
 
 
@@ -38,6 +40,8 @@ def with_contents(members: pa.Table, read: Callable[[int, int], bytes], *, where
             said = facts_of(field, data)
         except FormatError:
             said, wrong = _UNKNOWN, wrong + 1
+        if max(said["shape"] or (0,)) > _LONGEST:
+            said = _UNKNOWN
         facts[number] = {"crc32c": crc32c.crc32c(data), **said}
     for name in ("crc32c", *_UNKNOWN):
         column = pa.array([fact[name] for fact in facts], MEMBERS.field(name).type)
@@ -84,16 +88,19 @@ def _picture_shape(data: bytes) -> list[int]:
 def _frame_facts(data: bytes) -> dict[str, Any]:
     import blosc2
 
+    shape, dtype = frame_facts(data)
+    known = _UNKNOWN | {"shape": list(shape), "dtype": dtype}
     try:
         frame = blosc2.ndarray_from_cframe(data)
         chunks = chunk_table(data)
     except FormatError:  # a chunk that is stored in a way that ours never is: it is read whole
-        return _UNKNOWN | {"shape": list(frame.shape), "dtype": frame.dtype.name}
+        return known
     except (RuntimeError, ValueError, TypeError, SyntaxError, struct.error) as fault:
         raise FormatError(f"{len(data)} bytes are not a whole b2nd frame ({fault})") from fault
-    return {
-        "shape": list(frame.shape), "dtype": frame.dtype.name, "chunk_shape": list(frame.chunks),
-        "block_shape": list(frame.blocks), "chunk_offsets": list(chunks.offsets),
+    if not frame.dtype.isnative:  # chunks are cut as they are stored, and no column says in which order their bytes are
+        return known
+    return known | {
+        "chunk_shape": list(frame.chunks), "block_shape": list(frame.blocks), "chunk_offsets": list(chunks.offsets),
         "chunk_sizes": list(chunks.sizes), "chunk_crc32c": list(chunks.crc32c),
     }  # fmt: skip
 

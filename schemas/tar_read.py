@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import fsspec
@@ -15,7 +16,12 @@ from medloom.schemas.tar_samples import digest_of_members, members_of
 from medloom.schemas.tar_walk import walk
 
 _WORTH_LOCAL, _WORTH_REMOTE = 4 << 10, 128 << 10  # bytes as dear as one read: a system call, a round trip
-_STAMPS = ("ETag", "etag", "md5", "version_id", "generation", "LastModified", "last_modified", "mtime", "created")
+_CALL = 1 << 30  # bytes of one pread; Linux gives at most 2 GiB - 4 KiB at once
+# Any letter case: file systems name their store's answers each in their own way, HTTP's as its headers are written.
+_STAMPS = (
+    "etag", "md5", "version_id", "generation", "content-md5", "digest", "lastmodified", "last_modified",
+    "last-modified", "mtime", "created",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,12 @@ def size_and_stamp(url: str) -> tuple[int, str]:
         found = os.stat(url)
         return found.st_size, str(found.st_mtime_ns)
     fs, path = fsspec.core.url_to_fs(url)
+    fs.invalidate_cache()  # a listing that s3fs keeps would answer for a tar that was rewritten since
     info: dict[str, Any] = fs.info(path)
     if info.get("size") is None:
         raise FormatError(f"cannot read {url}: its store does not tell its size, so ranges of it cannot be read")
-    return int(info["size"]), next((str(info[name]) for name in _STAMPS if info.get(name)), "")
+    said = {str(name).lower(): value for name, value in info.items() if value}
+    return int(info["size"]), next((str(said[name]) for name in _STAMPS if name in said), "")
 
 
 def walk_tar(tar: TarFile, *, contents: bool) -> tuple[TarFile, pa.Table]:
@@ -110,11 +118,21 @@ def walk_tar(tar: TarFile, *, contents: bool) -> tuple[TarFile, pa.Table]:
 def blocks_of(url: str) -> Iterator[Blocks]:
     """Open a file for reads of small ranges in ascending order."""
     if "://" not in url:
-        descriptor, pread = os.open(url, os.O_RDONLY), os.pread
+        descriptor = os.open(url, os.O_RDONLY)
         try:
-            yield lambda start, end: pread(descriptor, end - start, start)
+            yield partial(_read, descriptor)
         finally:
             os.close(descriptor)
         return
     fs, path = fsspec.core.url_to_fs(url)
     yield lambda start, end: bytes(fs.cat_file(path, start=start, end=end))
+
+
+def _read(descriptor: int, start: int, end: int) -> bytes:
+    data = os.pread(descriptor, min(end - start, _CALL), start)
+    if len(data) == end - start:
+        return data
+    pieces = [data]
+    while pieces[-1] and (start := start + len(pieces[-1])) < end:
+        pieces.append(os.pread(descriptor, min(end - start, _CALL), start))
+    return b"".join(pieces)

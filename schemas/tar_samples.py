@@ -130,7 +130,7 @@ def combine(parts: Sequence[tuple[Place, pa.Table]]) -> Samples:
     """Return the samples of a set, from the members of its tars.
 
     A sample is named by its key; one that comes again in the set is named `tar:key`, and within a tar `tar:key#3` if it
-    is the tar's third sample.
+    is the tar's third sample; where tars share a name, or a key is another's name, `#2-3` follows: third of tar 2.
     """
     counts = np.asarray([_samples_in(table) for _, table in parts], np.int64)
     member_counts = [table.num_rows for _, table in parts]
@@ -143,7 +143,7 @@ def combine(parts: Sequence[tuple[Place, pa.Table]]) -> Samples:
     number = np.arange(len(tar)) - np.repeat(np.r_[0, np.cumsum(counts)[:-1]] if len(counts) else counts, counts)
     places = [place for place, _ in parts]
     names = pa.array([place.name for place in places], pa.string()).take(pa.array(tar))
-    ids, renamed = _unique(members["key"].combine_chunks().take(pa.array(first)), names, number)
+    ids, renamed = _unique(members["key"].combine_chunks().take(pa.array(first)), names, tar, number)
     rows = _rows(ids, tar, number, places) | _media(ids, members, first)
     columns = {"key": ids.take(pa.array(sample)), "build": pa.array(np.zeros(len(sample), np.int32)),
                "shard": pa.array(np.repeat(np.asarray([p.number for p in places], np.int32), member_counts)),
@@ -167,16 +167,22 @@ def _indexed(columns: dict[str, pa.Array]) -> pa.Table:
     return conform(pa.table({**columns, **blank}), RELEASE_INDEX)
 
 
-def _unique(keys: pa.Array, tars: pa.Array, number: np.ndarray) -> tuple[pa.Array, int]:
-    """Return a name for each sample that no other of the set has, and how many are not simply their key."""
+def _unique(keys: pa.Array, names: pa.Array, tar: np.ndarray, number: np.ndarray) -> tuple[pa.Array, int]:
+    """Return a name for each sample that no other of the set has, and how many are not simply their key.
+
+    No two samples have the same tar and number, so names that end with both differ from each other: each turn of the
+    loop gives this end to a sample that had it not yet, or is the last.
+    """
     ids, again = keys, _repeated(keys)
     renamed = int(again.sum())
     if renamed:
-        longer = pc.binary_join_element_wise(tars, keys, ":")
+        longer = pc.binary_join_element_wise(names, keys, ":")
         ids = pc.if_else(pa.array(again), longer, ids)
+    ordinal, of_tar = pc.cast(pa.array(number + 1), pa.string()), pc.cast(pa.array(tar), pa.string())
+    end = ordinal
     while (again := _repeated(ids)).any():
-        ordinal = pc.cast(pa.array(number + 1), pa.string())
-        ids = pc.if_else(pa.array(again), pc.binary_join_element_wise(ids, ordinal, "#"), ids)
+        ids = pc.if_else(pa.array(again), pc.binary_join_element_wise(ids, end, "#"), ids)
+        end = pc.binary_join_element_wise(of_tar, ordinal, "-")
     return ids, renamed
 
 

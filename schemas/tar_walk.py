@@ -19,6 +19,7 @@ MAX_EXTENSION = 1 << 20  # bytes of a pax header or long name; real ones take so
 MAX_CHAIN = 8  # extension headers before one member; GNU tar and Python write three at most
 _BATCH = 1024  # headers verified at once
 _MOST = 16  # times `worth` are fetched at once at most
+_MOST_DIGITS = 19  # of a size: 2**63 has as many
 _NONE = -1
 _ZERO = bytes(BLOCK)
 _REGULAR, _V7, _CONTIGUOUS = b"0", b"\0", b"7"
@@ -245,8 +246,8 @@ class _Walker:
             said.path = records.get(b"path", said.path)
             said.sparse |= any(name.startswith(b"GNU.sparse.") for name in records)
             if b"size" in records:
-                if not records[b"size"].isdigit():
-                    self._fail(at - BLOCK, f"has a size of {records[b'size']!r}", "make it again")
+                if not records[b"size"].isdigit() or len(records[b"size"]) > _MOST_DIGITS:
+                    self._fail(at - BLOCK, f"has a size of {records[b'size'][:40]!r}", "make it again")
                 said.size = int(records[b"size"])
 
     def _records(self, data: bytes, at: int) -> dict[bytes, bytes]:

@@ -246,3 +246,22 @@ def test_a_meter_counts_what_came(folder, served):
         opened.read_many([("media/a.tar", 0, 7)])
         meter.step(1.0)
         assert meter.snapshot()["bytes_per_s"] == 1507
+
+
+def test_a_file_that_is_another_when_it_is_opened_again_is_wrong_bytes(folder, monkeypatch):
+    monkeypatch.setattr(byte_source, "_KEPT", 1)
+    source, path = LocalSource(Store(str(folder))), folder / "media/a.tar"
+    source.read("media/a.tar", 0, 10)
+    Path(folder, "other").write_bytes(bytes(len(DATA)))
+    os.utime(folder / "other", ns=(0, path.stat().st_mtime_ns))
+    os.replace(folder / "other", path)
+    assert source.read("media/a.tar", 0, 10) == DATA[:10]  # it is still open
+    source.read("empty", 0, 0)
+    for _ in range(2):
+        with pytest.raises(WrongBytes, match="was replaced or changed"):
+            source.read("media/a.tar", 0, 10)
+    assert source.identity("media/a.tar").tag.startswith(f"{path.stat().st_ino}-")
+    with pytest.raises(WrongBytes, match="was replaced or changed"):
+        source.read_into("media/a.tar", 0, 10, memoryview(bytearray(10)))
+    source.forget("media/a.tar", 0, 10)
+    assert source.read("media/a.tar", 0, 10) == bytes(10)

@@ -195,3 +195,28 @@ def test_plain_npy_is_not_copied():
     found = decoder(np.empty)
     data[-2:] = b"\x39\x05"
     assert found[-1, -1, -1] == 1337
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_no_flipped_bit_of_an_npz_of_any_method_raises_anything_but_an_error_of_format(method):
+    file, refused = io.BytesIO(), 0
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("data.npy", foreign.as_npy(ARRAY[:1, :4]))
+    data = file.getvalue()
+    assert np.array_equal(decode(data, "npz"), ARRAY[:1, :4])
+    for place in range(len(data)):
+        for bit in (0, 4, 7):
+            flipped = bytearray(data)
+            flipped[place] ^= 1 << bit
+            try:
+                decode(bytes(flipped), "npz")
+            except FormatError:
+                refused += 1
+    assert refused > len(data)
+
+
+def test_more_axes_than_numpy_has_are_refused():
+    assert decode(npy("<i2", (1,) * 32, b"\1\0"), "npy").ndim == 32
+    for axes in (33, 65, 200):
+        with pytest.raises(FormatError, match=f"has {axes} axes"):
+            decode(npy("<i2", (1,) * axes, b"\1\0"), "npy")

@@ -16,6 +16,7 @@ from medloom.model.pinned import place_of
 from medloom.model.places import FieldPlace, Place
 from medloom.model.streamed import MediaData
 from medloom.schemas.b2nd import encode_labels, encode_volume
+from medloom.schemas.b2nd_read import ChunkTable
 from medloom.schemas.errors import WrongBytes
 from medloom.schemas.medium import Member, Sample
 from medloom.schemas.shard import ShardName, ShardWriter
@@ -254,3 +255,25 @@ def test_memory_is_used_again_but_never_while_a_result_is_held(places):
     for _ in range(10):
         reader.read([Ask(place, masks=True) for place in places])
     assert reader.arena.held_bytes <= 2 * most
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 140, 120), (40, 140, 200), (2, 40, 140, 201)])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_masks_of_another_extent_than_their_volume_are_wrong_bytes(places, shape, indexed):
+    member = encode_labels(np.ones(shape, np.uint8)) if len(shape) == 4 else encode_volume(
+        np.ones(shape, np.uint8), isotropic=False
+    )  # fmt: skip
+    store, fields = places[0].where.store, dict(places[0].fields)
+    data = store.read(places[0].tar)
+    store.fs.pipe_file(store.path(places[0].tar), data + member.data)
+    places[0].where.close()
+    table = ChunkTable(
+        member.shape, member.dtype, member.chunk_shape, member.block_shape,
+        member.chunk_offsets, member.chunk_sizes, member.chunk_crc32c,
+    )  # fmt: skip
+    fields["seg.b2nd"] = FieldPlace(len(data), len(member.data), chunks=table if indexed else None)
+    place = Place("odd", places[0].where, places[0].tar, places[0].layout, fields)
+    for ask in (Ask(place, masks=True), Ask(place, BOX, masks=True)):
+        (answer,) = MediaReader().read([ask])
+        assert isinstance(answer, WrongBytes)
+        assert f"its masks are of shape {shape}" in str(answer)

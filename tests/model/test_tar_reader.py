@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,11 +15,13 @@ from tests import foreign
 from tests.foreign import samples, volume, write_tar
 from tests.services.s3 import s3_server
 
+from medloom.model import byte_source
 from medloom.model.reader import ReadOptions
 from medloom.model.stream import ShardStream
 from medloom.model.streamed import Wish
 from medloom.model.tar_reader import TarReader
 from medloom.schemas.errors import FormatError, WrongBytes
+from medloom.schemas.tar_read import size_and_stamp
 from medloom.schemas.tar_set import TarSet, write_index
 
 MANY = ("jpg", "json", "txt", "npy")
@@ -267,3 +270,50 @@ def test_volumes_pictures_and_texts_of_one_set_do_not_share_batches(tmp_path):
         assert shapes == {"s": {(24, 32, 3)}, "v": {(8, 16, 16)}, "t": set()}[batch.keys[0][0]]
     mixed = ShardStream(str(tmp_path / "set"), seed=1, global_batch=4, mix={"scans": 1, "pictures": 1})
     assert {key[0] for batch in mixed for key in batch.keys} == {"s", "v"}
+
+
+def test_a_tar_that_is_replaced_after_it_was_let_go_of_is_noticed(folder, monkeypatch):
+    monkeypatch.setattr(byte_source, "_KEPT", 1)
+    read = reader(folder)
+    for row in (8, 0):
+        assert read.read(row).example.example_id == f"s{row:04d}"
+    write_tar(f"{folder}/other", samples(7, 6, MANY))  # the same members, another time
+    os.utime(f"{folder}/other", ns=(0, 0))
+    os.replace(f"{folder}/other", f"{folder}/train-000001.tar")
+    with pytest.raises(FormatError, match="was rewritten"):
+        read.read(8)
+
+
+def test_a_tar_that_is_replaced_between_close_and_reading_again_is_noticed(folder):
+    read = reader(folder)
+    read.read(8)
+    read.close()
+    os.utime(f"{folder}/train-000001.tar", ns=(0, 0))
+    with pytest.raises(FormatError, match="was rewritten"):
+        read.read(8)
+
+
+def test_a_listing_that_a_store_keeps_does_not_hide_a_rewritten_tar(folder, monkeypatch):
+    import s3fs
+
+    with s3_server(monkeypatch) as bucket:
+        files = s3fs.S3FileSystem(use_listings_cache=False)
+        files.put(folder, f"{bucket}/set", recursive=True)
+        tars = TarSet(f"{bucket}/set")
+        fsspec.core.url_to_fs(bucket)[0].find(f"{bucket}/set")
+        changed = files.cat_file(f"{bucket}/set/train-000001.tar").replace(b"Picture 8.", b"picture 8.")
+        files.pipe_file(f"{bucket}/set/train-000001.tar", changed)
+        with pytest.raises(FormatError, match="was rewritten"):
+            reader(tars).read(8)
+        assert size_and_stamp(tars.tars[1].url)[1] != tars.tars[1].stamp
+        assert size_and_stamp(tars.tars[0].url)[1] == tars.tars[0].stamp
+
+
+def test_masks_are_cut_where_the_shape_of_their_volume_is_found_out(tmp_path):
+    array, labels = volume(1), (volume(2, (2, 9, 20, 24)) > 900).astype(np.uint8)
+    entries = [("k.npz", foreign.as_npz(data=array)), ("k.seg.b2nd", foreign.as_b2nd(labels))]
+    index = write_index(write_tar(tmp_path / "a.tar", entries), to=str(tmp_path / "index"), contents=True)
+    medium = reader(index, masks=True, roi=(4, 8, 9)).read(0, t=3).media["k.npz"]
+    z0, y0, x0, z1, y1, x1 = medium.box
+    assert np.array_equal(medium.content, array[z0:z1, y0:y1, x0:x1])
+    assert np.array_equal(medium.masks, labels[:, z0:z1, y0:y1, x0:x1])

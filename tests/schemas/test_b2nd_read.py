@@ -231,3 +231,22 @@ def test_a_table_can_be_cut_only_with_a_sum_for_every_chunk():
         facts = {**table.__dict__, name: getattr(table, name)[:-1]}
         assert not ChunkTable(**facts).can_be_cut
         assert not ChunkTable(**{**facts, name: ()}).can_be_cut
+
+
+@pytest.mark.parametrize("dtype", [">i2", ">f4", ">u1"])
+def test_frames_of_the_other_byte_order_have_the_values_meant(dtype):
+    array = noise((20, 40, 50)).astype(dtype)
+    data = bytes(blosc2.asarray(array, chunks=(8, 32, 32), blocks=(4, 16, 16)).to_cframe())
+    shape, name = frame_facts(data)
+    out, part = np.empty(shape, name), np.empty((3, 4, 5), name)
+    decode_into(data, out)
+    decode_box_of(data, (7, 30, 31, 10, 34, 36), part)
+    assert np.array_equal(out, array)
+    assert np.array_equal(part, array[7:10, 30:34, 31:36])
+
+
+@pytest.mark.parametrize("dtype", ["S16", "U4", "M8[s]", [("a", "i4"), ("b", "f4")]])
+def test_frames_that_hold_no_numbers_are_refused(dtype):
+    data = bytes(blosc2.asarray(np.zeros((4, 4), dtype)).to_cframe())
+    with pytest.raises(FormatError, match="not one number per value"):
+        frame_facts(data)

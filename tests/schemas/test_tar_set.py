@@ -1,8 +1,10 @@
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
+import blosc2
 import crc32c
 import fsspec
 import numpy as np
@@ -12,8 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import foreign
 from tests.foreign import samples, write_tar
+from tests.services.faulty_store import faulty_store
+from tests.services.loopback import Reply
 
+from medloom.model.byte_source import open_source
 from medloom.schemas.errors import ConfigError, FormatError, SourceError
+from medloom.schemas.store import Store
 from medloom.schemas.tables import RELEASE_INDEX, RELEASE_ROW
 from medloom.schemas.tar_names import expand, kind_of, roles_of, split_of, suffix_of
 from medloom.schemas.tar_set import TarSet, holds_tars, write_index
@@ -328,3 +334,72 @@ def test_many_samples_come_in_order(tmp_path):
     found = TarSet(write_tar(tmp_path / "a.tar", entries, tarfile.GNU_FORMAT))
     assert found.rows["example_id"].to_pylist() == [f"{n:05d}" for n in range(2_000)]
     assert np.array_equal(found.edges, np.arange(0, 4_001, 2))
+
+
+def test_names_end_up_unique_where_tars_of_two_stores_have_the_same_names(folder, tmp_path):
+    copies = [str(tmp_path / store / "train-000000.tar") for store in ("a", "b")]
+    for copy in copies:
+        write_tar(copy, samples(0, 3))
+    with faulty_store(tmp_path / "a") as a, faulty_store(tmp_path / "b") as b:
+        found = TarSet([f"{a.url}/train-000000.tar", f"{b.url}/train-000000.tar"])
+    assert len(set(found.rows["example_id"].to_pylist())) == 6
+    assert found.members["key"].to_pylist()[::3] == found.rows["example_id"].to_pylist()
+
+
+def test_a_key_that_is_another_samples_new_name_gets_one_of_its_own(tmp_path):
+    for tar, key in (("A", "x"), ("B", "x"), ("C", "A:x")):
+        write_tar(tmp_path / f"{tar}.tar", [(f"{key}.txt", tar.encode())])
+    names = [name for name, _ in content(TarSet(str(tmp_path)))]
+    assert len(set(names)) == 3
+    assert names[1] == "B:x"
+
+
+def test_frames_of_the_other_byte_order_have_no_chunks_that_could_be_cut(tmp_path):
+    parts = {"be.b2nd": blosc2.asarray(foreign.volume(1).astype(">i2")).to_cframe(),
+             "text.b2nd": blosc2.asarray(np.full((4, 4), b"a", "S4")).to_cframe()}  # fmt: skip
+    url = write_tar(tmp_path / "a.tar", [(f"k.{field}", bytes(data)) for field, data in parts.items()])
+    found = write_index(url, to=str(tmp_path / "index"), contents=True)
+    swapped, text = found.members.to_pylist()
+    assert (swapped["shape"], swapped["dtype"]) == ([9, 20, 24], "int16")
+    assert not swapped["chunk_shape"]
+    assert not text["shape"]
+    assert found.tars[0].skipped == {"not what its name says": 1}
+
+
+def test_reads_that_the_system_gives_in_pieces_are_put_together(folder, monkeypatch, tmp_path):
+    expected = write_index(folder, to=str(tmp_path / "whole"), contents=True)
+    pread = os.pread  # gives at most 2 GiB - 4 KiB at once, here less
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: pread(fd, min(size, 700), at))
+    found = write_index(folder, to=str(tmp_path / "pieces"), contents=True)
+    assert found.members.equals(expected.members)
+
+
+def test_a_server_that_tells_only_the_date_of_a_file_is_asked_for_it(folder, tmp_path):
+    date = ["Sun, 09 Sep 2001 01:46:40 GMT"]
+
+    def dated(reply: Reply) -> Reply:
+        kept = {name: value for name, value in reply.headers.items() if name != "ETag"}
+        return replace(reply, headers={**kept, "last-modified": date[0]})
+
+    with faulty_store(folder) as store:
+        store.heads_too = True
+        store.meet("*", dated)
+        url = f"{store.url}/train-000000.tar"
+        tars, source = TarSet(url), open_source(Store(store.url))
+        assert tars.tars[0].stamp == date[0]
+        now = source.identity("train-000000.tar")
+        tars.check(0, size=now.size, tag=now.tag)
+        assert write_index(url, to=str(tmp_path / "index")).tars[0].stamp == date[0]
+        date[0] = "Sun, 09 Sep 2001 01:46:41 GMT"
+        now = source.identity("train-000000.tar")
+        with pytest.raises(FormatError, match="was rewritten"):
+            tars.check(0, size=now.size, tag=now.tag)
+        assert write_index(url, to=str(tmp_path / "index")).tars[0].stamp == date[0]
+
+
+def test_an_axis_longer_than_an_index_can_say_is_not_said(tmp_path):
+    header = b"{'descr':'|u1','fortran_order':False,'shape':(2147487744,)}"
+    long = b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+    url = write_tar(tmp_path / "a.tar", [("k.npy", long), ("l.npy", foreign.as_npy(foreign.volume(1)))])
+    found = write_index(url, to=str(tmp_path / "index"), contents=True)
+    assert found.members["shape"].to_pylist() == [None, [9, 20, 24]]

@@ -201,6 +201,7 @@ HOSTILE = {
     "a record without length": (pax(b"path=a\n") + header() + END, "pax record that is none"),
     "a record of length 0": (pax(b"0 path=a\n") + header() + END, "pax record that is none"),
     "a pax size of words": (pax(b"13 size=many\n") + header() + END, "a size of"),
+    "a pax size of thousands of digits": (pax(b"5011 size=%s\n" % (b"9" * 5000)) + header() + END, "a size of"),
     "a checksum of words": (header(checksum=b"checksum") + END, "fails its checksum"),
 }
 
