@@ -3,15 +3,20 @@
 Whether somebody does is asked of the interpreter: every view of a block, torch's too, counts as a reference to it.
 """
 
+import contextlib
+import mmap
+import os
 import sys
 import threading
 from collections import deque
 from typing import Any, Literal
+from weakref import WeakSet
 
 import numpy as np
 
 Pin = Literal["auto", "never"]
 SMALLEST = 64 << 10  # bytes; below that malloc hands out memory whose pages are there already
+_HUGE = 2 << 20
 KEPT = 8 << 30  # bytes kept for another use at most
 _FREE = 3  # references to a block that nobody uses: the arena's own, a local name, and the argument of getrefcount
 
@@ -29,6 +34,7 @@ class Arena:
     def __init__(self, *, pin: Pin = "auto", kept_bytes: int = KEPT):
         self.pin, self.kept_bytes = pin, kept_bytes
         self._begin()
+        _arenas.add(self)
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
@@ -59,7 +65,7 @@ class Arena:
                 blocks.rotate(-1)
                 if sys.getrefcount(block) == _FREE:
                     return block
-            block = np.empty(size, np.uint8)
+            block = _fresh(size)
             if self._held + size <= self.kept_bytes or self._let_go(size):
                 self._held += size
                 blocks.append(block)
@@ -84,10 +90,32 @@ class Arena:
         return self._held
 
 
+_arenas: WeakSet[Arena] = WeakSet()
+
+
+def _after_fork() -> None:
+    for arena in list(_arenas):
+        arena._begin()  # a lock that another thread held at the fork would never be released in the child
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def rounded(size: int) -> int:
     """Return the size of the block for `size` bytes: the next of eight steps per power of two."""
     step = 1 << max(size.bit_length() - 4, 0)
     return -(-size // step) * step
+
+
+def _fresh(size: int) -> np.ndarray:
+    """Return a new block; from 2 MiB on in huge pages, into which the kernel copies a fifth faster."""
+    if size < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.empty(size, np.uint8)
+    memory = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a fork gets a copy of its own
+    first = -np.frombuffer(memory, np.uint8).__array_interface__["data"][0] % _HUGE
+    with contextlib.suppress(OSError):  # a kernel built without them: pages are small then
+        memory.madvise(mmap.MADV_HUGEPAGE, first, size // _HUGE * _HUGE)
+    return np.frombuffer(memory, np.uint8, size, first)  # base of all views of it: their references count
 
 
 def _arena(pin: Pin, kept_bytes: int) -> Arena:

@@ -75,8 +75,10 @@ def decode_picture(data: memoryview, field: FieldPlace, take: Take) -> np.ndarra
     Raises:
         FormatError: it does not decode, or is not of the size that its index row promises.
     """
-    from PIL import Image
+    from PIL import Image, ImageFile
 
+    if ImageFile.LOAD_TRUNCATED_IMAGES and _is_cut(bytes(data)):  # somebody set it for the whole process
+        raise FormatError("the picture does not decode (its end is missing)")
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             image.load()
@@ -93,6 +95,13 @@ def decode_picture(data: memoryview, field: FieldPlace, take: Take) -> np.ndarra
     out = take(array.shape, _UINT8)
     out[...] = array
     return out
+
+
+def _is_cut(data: bytes) -> bool:
+    """Whether a JPEG has no EOI marker after its last scan began (ITU-T T.81, B.1.1.3), or a PNG no IEND chunk."""
+    if data.startswith(b"\xff\xd8"):
+        return data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")  # a thumbnail before it has an end of its own
+    return data.startswith(b"\x89PNG") and b"\0\0\0\0IEND" not in data
 
 
 DECODERS: dict[str, Decoder] = {"b2nd": decode_b2nd, "jpg": decode_jpeg, "jpeg": decode_jpeg, "png": decode_picture}

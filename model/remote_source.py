@@ -26,8 +26,14 @@ from medloom.schemas.store import Store
 
 CONNECTIONS = 10  # botocore's pool of connections: more would wait there while their time runs
 PIECE = 8 << 20  # bytes of one request; S3's guide advises 8 to 16 MiB for ranges read at once
+_MANY = 1 << 30  # bytes from which on a range is looked at before it is cut into requests
 _LONGEST_WAIT_S, _GRACE_S = 5.0, 1.0
 _MEND = "the store is slow or down: run again later, or raise timeout_s"
+# Any letter case: file systems name their store's answers each in their own way, HTTP's as its headers are written.
+_STAMPS = (
+    "etag", "md5", "version_id", "generation", "content-md5", "digest", "lastmodified", "last_modified",
+    "last-modified", "mtime", "created",
+)  # fmt: skip
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # statuses that another attempt may not meet
 T = TypeVar("T")
 
@@ -98,12 +104,15 @@ class RemoteSource:
 
     async def _read(self, path: str, start: int, end: int) -> bytes:
         check_range(path, start, end)
+        if end - start > _MANY:  # a damaged index promises any size: is there a last byte?
+            await self._piece(path, end - 1, end)
         cuts = [*range(start, end, PIECE), end]
         pieces = await _all([self._piece(path, a, b) for a, b in pairwise(cuts)])
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _identity(self, path: str) -> Identity:
         async def ask() -> dict[str, Any]:
+            self.store.fs.invalidate_cache()  # a listing that s3fs keeps would answer for an object rewritten since
             try:
                 return dict(await self._call("info", self.store.path(path)))
             except FileNotFoundError as fault:  # what fsspec's HTTP says of whatever goes wrong there
@@ -300,5 +309,5 @@ def _words(fault: Exception) -> str:
 
 def _tag(facts: dict[str, Any]) -> str:
     """Return what a store says of an object's state, by any of the names that file systems give it."""
-    names = ("ETag", "etag", "md5", "version_id", "generation", "LastModified", "last_modified", "mtime", "created")
-    return " ".join(str(facts[name]) for name in names if facts.get(name))
+    said = {str(name).lower(): value for name, value in facts.items() if value}
+    return " ".join(str(said[name]) for name in _STAMPS if name in said)

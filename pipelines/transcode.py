@@ -7,10 +7,12 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
 
+import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,8 +21,8 @@ from medloom.connectors.nifti_writing import write_nifti
 from medloom.pipelines.exports.stored import StoredMedium
 from medloom.pipelines.outgoing import as_rows
 from medloom.schemas.build import Build
-from medloom.schemas.errors import ConfigError, FormatError, Refused
-from medloom.schemas.keys import canonical_json, digest_of
+from medloom.schemas.errors import ConfigError, FormatError, Refused, RetryLater
+from medloom.schemas.keys import canonical_json, digest_of, is_key
 from medloom.schemas.manifest import parse
 from medloom.schemas.medium import LAYOUTS
 from medloom.schemas.release import Release, find_release
@@ -32,6 +34,7 @@ from medloom.schemas.volume import Volume
 log = logging.getLogger(__name__)
 FORMATS = ("nii.gz", "npy.zst")
 FILES, TABLE, SAID = "volumes", "table", "transcode.json"
+_LOCK = ".lock"
 _LEVEL = 3  # of zstd
 _FROM_INDEX = ("shape", "dtype", "spacing_mm", "units", "affine", "modality", "body_part", "plane", "labels",
                "labelled", "source", "licence", "terms_id", "digest")  # fmt: skip
@@ -63,7 +66,8 @@ def transcode(url: str, to: str, form: str, *, split: str = "") -> Transcoded:
     Raises:
         SourceError: there is no build.
         ConfigError: no such format or split, or the folder holds something else.
-        FormatError: a stored member is not the bytes that its index promises.
+        FormatError: a stored member is not the bytes that its index promises, or a medium's key is none.
+        RetryLater: another run is writing there.
     """
     build, store = Build(url).must_exist(), Store(to)
     if form not in FORMATS:
@@ -72,23 +76,44 @@ def transcode(url: str, to: str, form: str, *, split: str = "") -> Transcoded:
     if split and not shards:
         raise ConfigError(f"{build.url} has no split {split!r}")
     _begin(store, form)
-    release = find_release(build.url)
-    written, stood = 0, 0
-    for shard in shards:
-        media = _volumes(build, shard, release)
-        print_ = _print(build, shard, media)
-        path = f"{TABLE}/part-{shard}.parquet"
-        if _stands(store, path, print_):
-            stood += _n_files(store.read_table(path, ["volume", "mask"]))
-            continue
-        store.delete(path)  # from now on the shard is unfinished
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            rows = list(pool.map(partial(_write, store, form), media))
-        table = pa.Table.from_pylist(rows, schema=ROW)
-        store.write_table(path, table, {"format_version": str(FORMAT_VERSION), "print": print_})
-        written += _n_files(table)
-        log.info("%s: %d volumes written", shard, table.num_rows)
-    return _finish(store, written, stood)
+    with _locked(store):
+        _begin(store, form)  # another run may have been faster
+        release = find_release(build.url)
+        counts = [_shard(build, shard, release, store, form) for shard in shards]
+        return _finish(store, sum(written for written, _ in counts), sum(stood for _, stood in counts))
+
+
+@contextmanager
+def _locked(store: Store) -> Iterator[None]:
+    """Keep two runs from deleting each other's files."""
+    if not store.is_local:  # an object store has no lock that dies with its holder
+        yield
+        return
+    lock = filelock.FileLock(store.local(_LOCK), timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RetryLater(f"another run is writing {store.url}; wait for it to end, then run again") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _shard(build: Build, shard: ShardName, release: Release | None, store: Store, form: str) -> tuple[int, int]:
+    """Bring the files of a shard up to date; return how many were written and how many stood."""
+    media = _volumes(build, shard, release)
+    print_ = _print(build, shard, media)
+    path = f"{TABLE}/part-{shard}.parquet"
+    if _stands(store, path, print_):
+        return 0, _n_files(store.read_table(path, ["volume", "mask"]))
+    store.delete(path)  # from now on the shard is unfinished
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        rows = list(pool.map(partial(_write, store, form), media))
+    table = pa.Table.from_pylist(rows, schema=ROW)
+    store.write_table(path, table, {"format_version": str(FORMAT_VERSION), "print": print_})
+    log.info("%s: %d volumes written", shard, table.num_rows)
+    return _n_files(table), 0
 
 
 def _begin(store: Store, form: str) -> None:
@@ -111,6 +136,11 @@ def _volumes(build: Build, shard: ShardName, release: Release | None) -> list[St
     gone = {key for key, state in zip(media["key"].to_pylist(), states, strict=True) if state == "withdrawn"}
     members: dict[str, dict[str, dict[str, Any]]] = {}
     for row in index.to_pylist():
+        if not is_key(row["key"]):  # it becomes a file's name
+            raise FormatError(
+                f"the index of shard {shard} of {build.url} names a medium {row['key']!r}, which is no key; "
+                "`medloom lint` tells what is damaged"
+            )
         if "ct.b2nd" in LAYOUTS[row["layout"]] and row["key"] not in gone:
             members.setdefault(row["key"], {})[row["field"]] = row
     return [StoredMedium(build, shard, rows, ()) for _, rows in sorted(members.items())]

@@ -11,10 +11,10 @@ from medloom.quality.finding import BUILD_AGAIN, RELEASE_AGAIN, REPAIR, Finding,
 from medloom.schemas.build import Build, conform
 from medloom.schemas.errors import FormatError
 from medloom.schemas.manifest import digest_of_manifest, parse
-from medloom.schemas.release import SCOPES, SEVERITY, Release, overlay_names, resolve_uri
+from medloom.schemas.release import SCOPES, SEVERITY, Release, overlay_names, read_overlay_part, resolve_uri
 from medloom.schemas.release_index import ReleaseIndex, batches_path, has_index, index_path, read_batches
 from medloom.schemas.shard import ShardName
-from medloom.schemas.tables import EXAMPLE, RELEASE_ROW, STATE
+from medloom.schemas.tables import EXAMPLE, RELEASE_ROW
 
 SAME = ("example_id", "source", "group", "split", "task", "language", "generator", "licence", "terms_id", "media")
 
@@ -61,7 +61,10 @@ def _states(release: Release) -> Iterator[Finding]:
     for name, promised in names:
         path = f"{release.url}/{name}"
         try:
-            table = conform(release.store.read_table(name), STATE)
+            table = read_overlay_part(release.store, name)
+        except FormatError as fault:
+            yield Finding(path, "release.states", str(fault), "restore the file")
+            continue
         except (OSError, ValueError) as fault:
             yield Finding(path, "release.states", f"not a readable Parquet file: {fault}", "restore the file")
             continue

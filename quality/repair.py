@@ -4,6 +4,7 @@ Bytes that were committed come back as those very bytes, so that no manifest, re
 What is derived and uncommitted (counts of bytes, leftovers of killed runs) is written anew or deleted.
 """
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -221,7 +222,19 @@ def _release_index(release: Release) -> Iterator[Mended]:
                 why = f"made again from rows and indexes it is other bytes than release.json pins; {RELEASE_AGAIN}"
                 yield Mended(f"{release.url}/{path}", False, why)
                 continue
-            with release.store.writing(path) as file, fresh.fs.open(fresh.path(path), "rb") as made:
-                while piece := made.read(_COPY_BYTES):
-                    file.write(piece)
+            try:
+                _put_back(release.store, path, fresh, promised[path])
+            except CannotRepair as why:
+                yield Mended(f"{release.url}/{path}", False, f"{why}; run the same command again")
+                continue
             yield Mended(f"{release.url}/{path}", True, "written again, the same bytes as release.json pins")
+
+
+def _put_back(store: Store, path: str, fresh: Store, sha256: str) -> None:
+    digest = hashlib.sha256()
+    with store.writing(path) as file, fresh.fs.open(fresh.path(path), "rb") as made:
+        while piece := made.read(_COPY_BYTES):
+            digest.update(piece)
+            file.write(piece)
+        if digest.hexdigest() != sha256:  # nothing was replaced yet
+            raise CannotRepair("made again it was read as other bytes than were written; look at this machine's disk")

@@ -46,8 +46,12 @@ def repair_tar(store: Store, path: str, rows: list[dict[str, Any]], sha256: str)
                 "its members are intact, and put together they are not the tar that its ledger committed"
             )
         with store.writing(path) as file:
+            written = hashlib.sha256()
             for piece in _whole(damaged, rows, fixes):
+                written.update(piece)
                 file.write(piece)
+            if written.hexdigest() != sha256:  # nothing was replaced yet
+                raise CannotRepair("read twice it gives different bytes; look at its disk")
     bits = [f"{row['key']}.{row['field']}" for row in rows for at in fixes if 0 <= at - row["offset"] < row["size"]]
     return f"a bit of {few(bits)} was flipped" if bits else "bytes between its members were wrong"
 

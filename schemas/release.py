@@ -22,6 +22,7 @@ from medloom.schemas.tables import FORMAT_VERSION, RELEASE_ROW, STATE
 State = Literal["live", "withheld", "withdrawn"]
 SEVERITY = {"live": 0, "withheld": 1, "withdrawn": 2}
 SCOPES = ("example", "medium", "group", "query")
+_ROWS_SHA256 = "rows_sha256"  # in a part's metadata: what Parquet reads after a flipped bit may be other rows
 QUERIED = tuple(name for name in RELEASE_ROW.names if name != "media_at")  # what a query may name
 
 
@@ -173,7 +174,7 @@ class Release:
         names = [f"overlay/{name}" for name in overlay_names(self.store)[:parts]]
         for name in names:
             if name not in self._said:  # parts are never written again
-                self._said[name] = conform(self.store.read_table(name), STATE)
+                self._said[name] = read_overlay_part(self.store, name)
         return States.of(self._by_policy, *(self._said[name] for name in names))
 
     @cached_property
@@ -239,13 +240,34 @@ def overlay_names(store: Store) -> list[str]:
 
 def read_overlay(store: Store) -> pa.Table:
     """Return the overlay's rows in the order they were appended."""
-    parts = [conform(store.read_table(f"overlay/{name}"), STATE) for name in overlay_names(store)]
+    parts = [read_overlay_part(store, f"overlay/{name}") for name in overlay_names(store)]
     return pa.concat_tables(parts) if parts else STATE.empty_table()
+
+
+def read_overlay_part(store: Store, path: str) -> pa.Table:
+    """Return the rows of one part of the overlay (schema `STATE`); parts of the first releases carry no checksum.
+
+    Raises:
+        FormatError: its rows are not those that were appended.
+    """
+    table = store.read_table(path)
+    promised = (table.schema.metadata or {}).get(_ROWS_SHA256.encode())
+    if promised is not None and _sha256_of_rows(table).encode() != promised:
+        raise FormatError(f"{store.url}/{path} was changed after it was written; restore the file from a copy")
+    return conform(table, STATE)
+
+
+def _sha256_of_rows(table: pa.Table) -> str:
+    try:
+        return sha256_hex(canonical_json(table.to_pylist()))
+    except (UnicodeDecodeError, TypeError):  # damaged text, which Arrow does not look at, or a column of another type
+        return ""
 
 
 def append_overlay(store: Store, rows: list[dict[str, str]]) -> str:
     """Append states to the overlay and return the path of the new part; nothing in tars or rows changes."""
-    table, metadata = pa.Table.from_pylist(rows, schema=STATE), {"format_version": str(FORMAT_VERSION)}
+    table = pa.Table.from_pylist(rows, schema=STATE)
+    metadata = {"format_version": str(FORMAT_VERSION), _ROWS_SHA256: _sha256_of_rows(table)}
     number = len(store.names("overlay")) + 1
     while not store.create_table(path := f"overlay/{number:04d}.parquet", table, metadata):
         number += 1  # another curator was faster; both parts count

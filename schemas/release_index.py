@@ -119,13 +119,17 @@ class ReleaseIndex:
         count = len(LAYOUTS[self.layout])
         if not 0 <= at <= self._rows - count:
             raise FormatError(f"{self._where} has {self._rows} rows, and none for a medium in row {at}; {MEND}")
-        if self._bytes.is_cut:  # to touch what a mapped file no longer has would end the process
-            raise FormatError(f"{self._where} was cut short while it was read; {MEND}")
+        self._must_be_whole()
         number = int(np.searchsorted(self._first, at, side="right")) - 1
         return self._batch(number).rows(at - int(self._first[number]), count, columns)
 
+    def _must_be_whole(self) -> None:
+        if self._bytes.is_cut:  # to touch what a mapped file no longer has would end the process
+            raise FormatError(f"{self._where} was cut short while it was read; {MEND}")
+
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a column of all rows, all of it checked."""
+        self._must_be_whole()
         parts = [self._batch(number).batch.column(name) for number in range(len(self._first))]
         return pa.chunked_array(parts, RELEASE_INDEX.field(name).type)
 
@@ -143,6 +147,7 @@ class ReleaseIndex:
 
     def _open_batch(self, number: int) -> "_Batch":
         start, size = int(self._offset[number]), int(self._size[number])
+        self._must_be_whole()
         for attempt in range(2):  # bytes may be damaged on their way
             data = self._bytes.read(number, start, size, anew=attempt > 0)
             if len(data) == size and crc32c.crc32c(data) == int(self._crc32c[number]):

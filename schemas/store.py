@@ -15,7 +15,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medloom.schemas.errors import RetryLater, SourceError
+from medloom.schemas.errors import FormatError, RetryLater, SourceError
 
 _PARTIAL = ".partial-"  # name prefix of a file that is being written; what a killed run leaves is swept by the next
 _SILENT_S = 60.0  # after which a web server that sends nothing is given up; S3's client does so by itself
@@ -74,6 +74,11 @@ class Store:
     def path(self, name: str) -> str:
         """The full path of `name` inside the file system."""
         return f"{self.root}/{name}" if name else self.root
+
+    def _target(self, name: str) -> str:
+        if ".." in name.split("/"):
+            raise FormatError(f"cannot write {name!r} in {self.url}: it would lie elsewhere; a name may hold no '..'")
+        return self.path(name)
 
     def local(self, name: str) -> Path:
         """The path of `name` on this machine; only when `is_local`."""
@@ -141,8 +146,13 @@ class Store:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """Open a file to write; it stands under its name only when the block ends without an error."""
-        target = self.path(name)
+        """Open a file to write; it stands under its name only when the block ends without an error.
+
+        Raises:
+            FormatError: the name leads out of the folder.
+            RetryLater: the disk is full.
+        """
+        target = self._target(name)
         if not self.is_local:
             with tempfile.TemporaryFile() as spool:
                 yield spool
@@ -175,7 +185,7 @@ class Store:
 
         Locally by exclusive creation, on an object store by If-None-Match where the file system offers it.
         """
-        target = self.path(name)
+        target = self._target(name)
         if self.is_local:
             try:
                 return self._create_local(target, data)
@@ -212,13 +222,13 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Delete a file; one that is not there is fine."""
-        if self.fs.exists(self.path(name)):
-            self.fs.rm_file(self.path(name))
+        if self.fs.exists(target := self._target(name)):
+            self.fs.rm_file(target)
 
     def delete_folder(self, name: str) -> None:
         """Delete a folder and all in it; one that is not there is fine."""
-        if self.fs.exists(self.path(name)):
-            self.fs.rm(self.path(name), recursive=True)
+        if self.fs.exists(target := self._target(name)):
+            self.fs.rm(target, recursive=True)
 
     def sweep(self, folder: str) -> None:
         """Delete the partial files that a killed run left in `folder`; only for the holder of the build's lock."""

@@ -1,7 +1,9 @@
 """Memory is used again when nobody looks at it any more, and never before."""
 
 import gc
+import os
 import pickle
+import signal
 import threading
 
 import numpy as np
@@ -39,20 +41,21 @@ def test_memory_that_nobody_holds_is_used_again():
         lambda a: np.lib.stride_tricks.sliding_window_view(a, 3),
     ],
 )
-def test_memory_of_which_any_view_is_held_is_not_used_again(hold):
-    arena = Arena()
-    first = arena.take(BIG, np.uint8)
+@pytest.mark.parametrize("size", [SMALLEST, (4 << 20) + 4096])  # in ordinary pages, in huge ones
+def test_memory_of_which_any_view_is_held_is_not_used_again(hold, size):
+    arena, asked = Arena(), (size,)
+    first = arena.take(asked, np.uint8)
     first[:] = 7
     held, where = hold(first), address(first)
     del first
     gc.collect()
-    others = [arena.take(BIG, np.uint8) for _ in range(3)]
+    others = [arena.take(asked, np.uint8) for _ in range(3)]
     for other in others:
         other[:] = 1
     assert where not in {address(other) for other in others}
     assert not (np.asarray(held) == 1).any()
     del held, other, others
-    assert where in {address(array) for array in [arena.take(BIG, np.uint8) for _ in range(8)]}
+    assert where in {address(array) for array in [arena.take(asked, np.uint8) for _ in range(8)]}
 
 
 def test_a_tensor_of_it_counts_as_a_view():
@@ -112,6 +115,41 @@ def test_small_arrays_are_ordinary_ones():
 def test_a_block_wastes_an_eighth_at_most():
     for size in (*range(SMALLEST, SMALLEST + 9000, 701), 10**6, 2**30, 2**30 + 1):
         assert size <= rounded(size) <= size * 1.125
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("size", [SMALLEST, 4 << 20])
+def test_a_forked_process_writes_into_memory_of_its_own(size):
+    arena = Arena()
+    block = arena.take((size,), np.uint8)
+    block[:] = 7
+    child = os.fork()
+    if not child:
+        block[:] = 1
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (block == 7).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_process_forked_while_another_thread_takes_memory_takes_some_too():
+    arena = Arena()
+    with arena._lock:  # as another thread holds it at the fork
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            arena.take((SMALLEST,), np.uint8)
+            os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("size", [2 << 20, (4 << 20) + 128, (7 << 20) - 1])
+def test_large_blocks_begin_at_a_huge_page_and_hold_all_that_is_asked(size):
+    array = Arena().take((size,), np.uint8)
+    array[:] = 3
+    assert address(array) % (2 << 20) == 0
+    assert array.nbytes == size
+    assert array.flags.writeable
 
 
 def test_it_travels_without_its_memory():

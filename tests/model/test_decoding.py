@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from medloom.model.decoding import DECODERS, decode_b2nd, decode_jpeg, decode_picture, decoder_of
 from medloom.model.places import FieldPlace
@@ -86,6 +86,18 @@ def test_what_does_not_decode_is_refused(decode):
     for data in (b"", b"\xff\xd8\xff", picture()[:200], picture(kind="PNG")[:100], b"GIF89a" + bytes(50), bytes(3000)):
         with pytest.raises(FormatError, match="does not decode"):
             decoded(decode, data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_half_a_picture_is_refused_even_where_pillow_was_told_to_take_it(kind, monkeypatch):
+    whole = picture(kind=kind, size=(300, 200), **({"comment": b"\xff\xd9"} if kind == "JPEG" else {}))
+    before = decoded(decode_picture, whole)  # the comment holds a JPEG's end marker, as a thumbnail would
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert np.array_equal(decoded(decode_picture, whole), before)
+    for end in (len(whole) // 2, len(whole) - 12):
+        for decode in (decode_jpeg, decode_picture):
+            with pytest.raises(FormatError, match="does not decode"):
+                decoded(decode, whole[:end])
 
 
 def test_a_picture_that_claims_to_be_enormous_is_refused_before_it_is_decoded():

@@ -171,6 +171,18 @@ def test_a_file_system_that_blocks_its_thread_is_given_up_too(monkeypatch):
     stop.set()
 
 
+def test_a_size_that_no_object_has_is_refused_before_it_is_cut_into_requests(monkeypatch):
+    store, asked = Store("memory://enormous"), []
+    store.write("a.tar", DATA)
+    give = store.fs.cat_file
+    monkeypatch.setattr(store.fs, "cat_file", lambda *args, **more: asked.append(more) or give(*args, **more))
+    with pytest.raises(WrongBytes, match="shorter than promised"):
+        open_source(store, timeout_s=5, attempts=1).read("a.tar", 0, 2 << 30)
+    assert len(asked) == 1  # not one for each 8 MiB
+    with pytest.raises(WrongBytes, match="shorter than promised"):
+        open_source(store, timeout_s=5, attempts=1).read("a.tar", 0, 1 << 52)  # half a billion of them
+
+
 def test_a_file_system_that_is_not_asynchronous_is_asked_one_thing_at_a_time(monkeypatch):
     store, lock = Store("memory://single"), threading.Lock()
     store.write("a.tar", DATA)

@@ -13,7 +13,7 @@ from medloom.pipelines import transcode as module
 from medloom.pipelines.transcode import FORMATS, transcode
 from medloom.schemas.b2nd import decode
 from medloom.schemas.build import Build
-from medloom.schemas.errors import ConfigError, FormatError, SourceError
+from medloom.schemas.errors import ConfigError, FormatError, RetryLater, SourceError
 from medloom.schemas.release import Release, append_overlay
 from medloom.schemas.store import Store
 
@@ -173,6 +173,37 @@ def test_wrong_folders_forms_and_bytes_are_said(template, tmp_path):
     assert not (tmp_path / "new").exists()
     with pytest.raises(SourceError, match="not a build"):
         transcode(str(tmp_path / "full"), str(tmp_path / "new"), "nii.gz")
+
+
+@pytest.mark.parametrize("key", ["../../escaped", "/escaped", ""])
+def test_a_key_that_is_none_writes_no_file(tmp_path, key):
+    build = Build(synthetic_release(tmp_path, 12))
+    shard = next(shard for shard, ledger in build.ledgers() if "volume" in ledger["tars"])
+    index = build.store.read_table(shard.index("volume"))
+    keys = [key if row == index["key"][0].as_py() else row for row in index["key"].to_pylist()]
+    build.store.write_table(shard.index("volume"), index.set_column(0, index.schema.field("key"), [keys]))
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(FormatError, match="which is no key"):
+        transcode(build.url, str(tmp_path / "out"), "npy.zst", split=shard.split)
+    assert {p.name for p in set(tmp_path.rglob("*")) - before} <= {"out", "transcode.json", ".lock", "table", "volumes"}
+
+
+def test_two_runs_into_one_folder_do_not_delete_each_others_files(template, tmp_path, monkeypatch):
+    write, said = module._write, []
+
+    def writing(*args):
+        if not said:
+            said.append(args)
+            with pytest.raises(RetryLater, match="another run is writing"):
+                transcode(template, str(tmp_path / "out"), "npy.zst", split="test")
+        return write(*args)
+
+    monkeypatch.setattr(module, "_write", writing)
+    transcode(template, str(tmp_path / "out"), "npy.zst", split="train")
+    transcode(template, str(tmp_path / "out"), "npy.zst", split="test")
+    assert said
+    assert all((tmp_path / "out" / row["volume"]).exists() for row in rows(tmp_path / "out"))
+    assert {row["split"] for row in rows(tmp_path / "out")} == {"train", "test"}
 
 
 def test_a_flipped_bit_of_a_stored_volume_writes_nothing_wrong(tmp_path):

@@ -25,11 +25,12 @@ from tests.quality.damage import (
 
 from medloom.quality import repair_tar
 from medloom.quality.lint import lint
-from medloom.quality.repair import repair
+from medloom.quality.repair import _put_back, repair
 from medloom.schemas import manifest as manifests
 from medloom.schemas.build import Build
 from medloom.schemas.errors import FormatError
-from medloom.schemas.keys import canonical_json
+from medloom.schemas.keys import canonical_json, sha256_hex
+from medloom.schemas.release import append_overlay
 from medloom.schemas.store import Store
 from medloom.schemas.tables import FORMAT_VERSION, STATE
 
@@ -241,6 +242,34 @@ def test_a_tar_of_another_writer_is_not_put_in_the_place_of_the_committed_one(wh
     assert path.read_bytes() == before
 
 
+def test_a_tar_that_reads_differently_the_second_time_is_left_as_it_is(whole, monkeypatch):
+    path, give, passes = Path(whole.url) / TAR, repair_tar._whole, []
+    flip(path, 20)
+    before = files(whole)
+
+    def failing(*args):  # as a disk that goes bad between two reads
+        passes.append(args)
+        for number, piece in enumerate(give(*args)):
+            yield bytes(len(piece)) if len(passes) == 2 and number == 1 else piece
+
+    monkeypatch.setattr(repair_tar, "_whole", failing)
+    (step,) = repair(whole).steps
+    assert not step.is_mended
+    assert "read twice it gives different bytes" in step.told
+    assert files(whole) == before
+
+
+def test_a_release_index_is_not_put_back_as_other_bytes_than_are_pinned(tmp_path):
+    fresh, store = Store(str(tmp_path / "fresh")), Store(str(tmp_path / "store"))
+    fresh.write("a", b"bad")
+    store.write("a", b"old")
+    with pytest.raises(repair_tar.CannotRepair, match="other bytes"):
+        _put_back(store, "a", fresh, sha256_hex(b"good"))
+    assert store.read("a") == b"old"
+    _put_back(store, "a", fresh, sha256_hex(b"bad"))
+    assert store.read("a") == b"bad"
+
+
 def test_two_flipped_bits_are_not_taken_for_one(whole):
     row = row_of(whole, "ct.b2nd")
     path = Path(whole.url) / TAR
@@ -327,6 +356,17 @@ def test_states_that_there_are_not_are_found(whole):
     release.store.write_table("overlay/0002.parquet", pa.Table.from_pylist(rows, schema=STATE))
     (finding,) = lint(whole, release=release)
     assert finding.what == "release.states"
+
+
+def test_an_overlay_whose_rows_are_not_those_appended_is_found(whole):
+    store = release_of(whole).store
+    path = append_overlay(store, [{"scope": "group", "id": "x", "state": "withdrawn", "reason": "", "by": ""}])
+    table, metadata = store.read_table(path), store.table_metadata(path)
+    other = pa.Table.from_pylist([table.to_pylist()[0] | {"id": "y"}], schema=STATE)
+    store.write_table(path, other, metadata)
+    (finding,) = lint(whole, release=release_of(whole))
+    assert (finding.what, finding.path) == ("release.states", f"{store.url}/{path}")
+    assert "was changed after it was written" in finding.found
 
 
 def test_a_tar_that_only_gnu_tar_could_tell_apart_is_the_same_after_repair(whole):

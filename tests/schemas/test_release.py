@@ -117,6 +117,31 @@ def test_overlay_parts_are_appended_and_read_in_order(build):
     assert read_overlay(store)["id"].to_pylist() == ["g0", "g1", "g2"]
 
 
+def test_a_flipped_bit_of_the_overlay_never_loses_a_withdrawal(build):
+    release = Release(build)
+    path = release.store.local(
+        append_overlay(release.store, [said("medium", release.rows["media"][0].as_py()[0], "withdrawn")])
+    )
+    live, good, refused = release.live_rows().num_rows, path.read_bytes(), 0
+    assert live < release.rows.num_rows
+    for at in range(len(good)):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 4]) + good[at + 1 :])
+        try:
+            again = Release(build)
+            assert States.of(again._by_policy, read_overlay(again.store)).worst == again.states().worst
+            assert again.live_rows().num_rows == live
+        except (FormatError, OSError, ValueError) as fault:
+            refused += isinstance(fault, FormatError)
+    assert refused > 9  # what Parquet reads as other rows
+
+
+def test_a_part_of_an_older_release_that_has_no_checksum_is_read(build):
+    store = Release(build).store
+    store.write_table("overlay/0001.parquet", states(said("group", "g0", "withheld")))
+    assert read_overlay(store)["id"].to_pylist() == ["g0"]
+    assert Release(build).states().worst[("group", "g0")] == "withheld"
+
+
 def test_two_curators_at_once_lose_nothing(build, monkeypatch):
     store, other = Release(build).store, Release(build).store
     listed = store.names

@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -222,6 +224,32 @@ def test_an_index_of_another_size_is_an_error(copied, damage):
     assert not is_whole(release)
     with pytest.raises(FormatError, match="is not there" if damage == "gone" else "its release says"):
         ReleaseIndex(release, "train", "jpg")
+
+
+CUT = """
+import os, sys
+from medloom.schemas.errors import FormatError
+from medloom.schemas.release import Release
+from medloom.schemas.release_index import ReleaseIndex, index_path
+release = Release(sys.argv[1])
+index = ReleaseIndex(release, "train", "jpg")
+if sys.argv[2] == "after":
+    index.column("key")
+os.truncate(release.store.local(index_path(release.name, "train", "jpg")), 0)
+assert all("cut short" in fault for _, fault in index.check()) and list(index.check())
+try:
+    index.column("key")
+except FormatError as fault:
+    print(fault)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_index_cut_while_it_is_open_is_an_error_and_not_the_end_of_the_process(copied, when):
+    asked = [sys.executable, "-c", CUT, copied, when]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60)  # apart: it once ended with SIGBUS
+    assert done.returncode == 0, done.stderr
+    assert "was cut short while it was read" in done.stdout
 
 
 @pytest.mark.parametrize("damage", ["gone", "other"])

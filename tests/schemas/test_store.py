@@ -13,7 +13,7 @@ from tests.services.faulty_store import faulty_store
 from tests.services.loopback import SLOW_DOWN, slow
 
 from medloom.schemas import store as stores
-from medloom.schemas.errors import RetryLater, SourceError
+from medloom.schemas.errors import FormatError, RetryLater, SourceError
 from medloom.schemas.store import Store, mendable
 
 
@@ -234,3 +234,15 @@ def test_a_web_server_that_falls_silent_or_faults_is_told(tmp_path, monkeypatch)
         served.mend()
         served.meet("*", slow(0.1))  # a second in all: slow, and never silent
         assert store.read("a") == b"123"
+
+
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "..", "a/.."])
+def test_a_name_that_leads_out_of_the_folder_is_never_written(tmp_path, name):
+    (tmp_path / "out").write_bytes(b"mine")
+    store = Store(str(tmp_path / "store"))
+    for change in (lambda: store.write(name, b"x"), lambda: store.create(name, b"x"), lambda: store.delete(name),
+                   lambda: store.delete_folder(name)):  # fmt: skip
+        with pytest.raises(FormatError, match="would lie elsewhere"):
+            change()
+    store.write("a..b", b"x")
+    assert (tmp_path / "out").read_bytes() == b"mine"
