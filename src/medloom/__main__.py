@@ -23,6 +23,7 @@ from medloom.pipelines.cli_shards import register as register_shards
 from medloom.schemas.errors import MedloomError, Refused
 
 USAGE, BUG, RETRY, INTERRUPTED = 2, 70, 75, 130
+STORES = ("botocore", "aiobotocore", "gcsfs", "adlfs")  # clients of stores whose own errors reach us
 UsageError: Any = typer.BadParameter.__bases__[0]  # click's, or typer's own copy of it: it depends on their versions
 
 app = typer.Typer(
@@ -103,6 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
         line = f"cannot use {fault.filename or 'a file'}: {found}" if mended is fault else str(mended)
         return _told(fault, line, getattr(mended, "exit_status", RETRY))
     except Exception as fault:  # noqa: BLE001 - the last line: nobody reads a traceback unasked
+        if type(fault).__module__.partition(".")[0] in STORES:
+            return _told(fault, f"cannot use the store: {fault}; check its address and your credentials", USAGE)
         return _told(fault, f"this is a bug of MedLoom: {_where(fault)}; `medloom --debug …` shows the whole", BUG)
 
 

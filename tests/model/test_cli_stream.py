@@ -5,6 +5,7 @@ import typer
 from tests.foreign import samples, write_tar
 from typer.testing import CliRunner
 
+from medloom.__main__ import main
 from medloom.model import cli_stream
 from medloom.model.stream import ShardStream
 from medloom.schemas.errors import FormatError
@@ -58,3 +59,13 @@ def test_index_of_a_damaged_tar_names_the_byte_and_leaves_no_index(run, tmp_path
     with pytest.raises(FormatError, match=r"a\.tar at byte \d+"):
         run("index", tar, "--to", tmp_path / "index")
     assert not (tmp_path / "index" / "index.json").exists()
+
+
+def test_a_store_without_credentials_is_told_as_such(monkeypatch, capsys):
+    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere/credentials")
+    assert main(["stream", "s3://bucket/train-000000.tar"]) == 2
+    assert "Unable to locate credentials; check its address" in capsys.readouterr().err
