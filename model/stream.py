@@ -147,7 +147,7 @@ class ShardStream:
 
     def __iter__(self) -> Iterator[Any]:
         """Give this rank's batches from where the stream stands to the end of the epoch."""
-        return self.receive(self.produce())
+        yield from self.receive(self.produce())  # both begin with the first batch that is asked for
 
     def produce(self) -> Iterator[Made]:
         """Make the steps from where the stream stands to the end of the epoch; a DataLoader's worker, those it has."""

@@ -26,7 +26,7 @@ class _Loader(DataLoader):
     dataset: _Steps
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return self.dataset.stream.receive(super().__iter__())
+        yield from self.dataset.stream.receive(super().__iter__())
 
     def __len__(self) -> int:
         return len(self.dataset.stream)

@@ -168,6 +168,14 @@ def test_a_state_is_taken_behind_any_step(shared_build):
     assert next(iter(stream)).keys == batches[2].keys
 
 
+def test_a_state_loaded_before_the_first_batch_of_an_iterator_counts(shared_build):
+    stream = ShardStream(shared_build, seed=7, global_batch=4)
+    state = stream.state_dict(after=2)
+    steps = iter(stream)
+    stream.load_state_dict(state)
+    assert [next(steps).step, stream.next_step] == [3, 4]
+
+
 def test_reading_ahead_leaves_the_state_at_the_batch_given(shared_build):
     stream = ShardStream(shared_build, seed=7, global_batch=4, workers=2)
     steps = iter(stream)
