@@ -26,8 +26,9 @@ def cli(capsys):
 def test_without_a_form_the_forms_are_listed(cli, command):
     status, out, err = cli(command)
     assert (status, err) == (0, "")
-    scans = ["m3d", "nifti"] if command == "export" else ["m3d"]
-    names = [*scans, "pmc_case_report", "pmc_inline", "pmc_inline_sentences", "pmc_oa", "radfm", "stand_off"]
+    names = ["m3d", "pmc_case_report", "pmc_inline", "pmc_inline_sentences", "pmc_oa", "radfm", "stand_off"]
+    if command == "export":
+        names = sorted([*names, "hf", "nifti", "webdataset"])
     assert [line.partition(": ")[0] for line in out.splitlines()] == names
     assert list(json.loads(cli(command, "--json")[1])) == names
 
@@ -37,7 +38,7 @@ def test_without_a_form_the_forms_are_listed(cli, command):
     [
         (("export", "pmc_inline"), "needs DATA and --to"),
         (("export", "pmc_inline", "OUT"), "needs --to;"),
-        (("export", "nope", "OUT", "--to", "NEW"), "there is no form 'nope' to export; known are m3d, "),
+        (("export", "nope", "OUT", "--to", "NEW"), "there is no form 'nope' to export; known are hf, m3d, "),
         (("export", "pmc_inline", "OUT", "--to", "NEW"), "holds no release"),
         (("export", "pmc_inline", "OUT", "--to", "FILE"), "holds no release"),
         (("import", "pmc_oa", "--to", "NEW"), "needs SOURCE"),

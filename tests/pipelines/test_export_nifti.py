@@ -20,6 +20,7 @@ from medloom.pipelines.export import export
 from medloom.pipelines.publish import publish
 from medloom.pipelines.release import job
 from medloom.schemas.errors import GateError, Refused
+from medloom.schemas.keys import sha256_hex
 from medloom.schemas.release import Release
 from medloom.schemas.tables import STATE
 from medloom.schemas.volume import Volume
@@ -211,6 +212,8 @@ def test_what_a_policy_finds_unfit_to_train_on_goes_back_and_what_a_curator_with
         for key, reason, by in (("scan-a", "size.side", "rule"), ("scan-b", "wrong side", "curator"))
     ]
     release.store.write_table("0001/states.parquet", pa.Table.from_pylist(states, schema=STATE))
+    pinned = {"states_sha256": sha256_hex(release.store.read("0001/states.parquet"))}
+    release.store.write("0001/release.json", json.dumps(release.facts | pinned).encode())
     export("nifti", release.url, str(tmp_path / "to"))
     told = {row["key"]: row["withheld"] for row in index_of(tmp_path / "to")}
     assert told["scan-a"] == "size.side"
