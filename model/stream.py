@@ -12,9 +12,10 @@ import numpy as np
 
 from medloom.model import pool
 from medloom.model.batches import Batch
+from medloom.model.byte_source import TIMEOUT_S
 from medloom.model.meter import Meter
 from medloom.model.opening import Data, open_data
-from medloom.model.reader import Reader, ReadOptions, Roi
+from medloom.model.reader import CACHE_BYTES, Reader, ReadOptions, Roi
 from medloom.model.rows import Segment
 from medloom.model.streamed import StreamedExample, Wish
 from medloom.model.timeline import Settings, Step, Timeline
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from medloom.model.tar_reader import TarReader
 
 ATTEMPTS = 16  # substitutes tried for one draw; if that many do not read, the storage is at fault and not a file
-CACHE_BYTES = 32 << 30
 
 Made = tuple[Any, list[dict[str, Any]], tuple[float, ...]]  # what a step gives, what did not read, counts to add
 
@@ -99,7 +99,7 @@ class ShardStream:
         prefetch: int = 3,
         cache: str = "",
         cache_bytes: int = CACHE_BYTES,
-        timeout_s: float = 60.0,
+        timeout_s: float = TIMEOUT_S,
         quarantine: str = "",
     ):
         if not 0 <= rank < world_size <= global_batch:
@@ -220,6 +220,8 @@ class ShardStream:
         try:
             from medloom.model.torch_loader import loader
         except ModuleNotFoundError as fault:
+            if fault.name != "torch":
+                raise
             raise ConfigError(
                 'dataloader() needs torch, which is not installed: pip install "medloom[train]"'
             ) from fault

@@ -8,7 +8,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medloom.pipelines.exports.stored_examples import MASK, NIFTI, MediaFiles, StoredExample, stored_examples, tell
+from medloom.pipelines.exports.stored_examples import MASK, NIFTI, StoredExample, examples_with_files
 from medloom.pipelines.exports.writing import Writing
 from medloom.schemas.tables import EXAMPLE
 
@@ -36,18 +36,12 @@ def export(to: Writing) -> None:
     Rows stand in no order of meaning. A medium is copied into the row of every example that refers to it.
     """
     to.licensed = "examples and media"
-    with _Tables(to) as tables, MediaFiles() as files:
-        for examples in stored_examples(to.out):
-            for example in examples:
-                made = files.of_all(to, example)
-                if made is None:
-                    continue
-                tables.add(example.row["task"], example.shard.split, _row(example, made), sum(map(_size, made)))
-                to.noted["copies of media beyond the first, each in the row of an example"] += sum(
-                    to.knows(medium) for medium in example.media
-                )
-                tell(to, example)
-            files.forget()
+    with _Tables(to) as tables:
+        for example, made in examples_with_files(to):
+            tables.add(example.row["task"], example.shard.split, _row(example, made), sum(map(_size, made)))
+            to.noted["copies of media beyond the first, each in the row of an example"] += sum(
+                to.knows(medium) for medium in example.media
+            )
     to.configs = tables.configs()
 
 

@@ -65,6 +65,20 @@ def stored_examples(out: Outgoing) -> Iterator[list[StoredExample]]:
         ]
 
 
+def examples_with_files(to: Writing) -> Iterator[tuple[StoredExample, list[dict[str, bytes]]]]:
+    """Give each example that may leave with the files of its media; what was done with it is told when the next is
+    asked for. One whose media have no place in this form is left out, and counted.
+    """
+    with MediaFiles() as files:
+        for examples in stored_examples(to.out):
+            for example in examples:
+                made = files.of_all(to, example)
+                if made is not None:
+                    yield example, made
+                    tell(to, example)
+            files.forget()
+
+
 class _MediaByShard:
     """The media that may leave, of one shard at a time, shards asked for in order."""
 

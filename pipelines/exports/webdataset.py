@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import IO, Any
 
-from medloom.pipelines.exports.stored_examples import MASK, MediaFiles, StoredExample, stored_examples, tell
+from medloom.pipelines.exports.stored_examples import MASK, StoredExample, examples_with_files
 from medloom.pipelines.exports.writing import Writing
 from medloom.schemas.keys import canonical_json
 from medloom.schemas.medium import LAYOUTS
@@ -37,19 +37,13 @@ def export(to: Writing) -> None:
     Examples stand in no order of meaning. A medium is copied into the sample of every example that refers to it.
     """
     to.licensed = "examples and media"
-    with _Tars(to) as tars, MediaFiles() as files:
-        for examples in stored_examples(to.out):
-            for example in examples:
-                made = files.of_all(to, example)
-                if made is None:
-                    continue
-                config, members, copies = _sample(example, made)
-                tars.add(config, example.shard.split, example.row["example_id"], members)
-                to.noted["copies of media beyond the first, each in the sample of an example"] += sum(
-                    to.knows(medium) for medium in copies
-                )
-                tell(to, example)
-            files.forget()
+    with _Tars(to) as tars:
+        for example, made in examples_with_files(to):
+            config, members, copies = _sample(example, made)
+            tars.add(config, example.shard.split, example.row["example_id"], members)
+            to.noted["copies of media beyond the first, each in the sample of an example"] += sum(
+                to.knows(medium) for medium in copies
+            )
     to.configs = tars.configs()
 
 
