@@ -109,7 +109,7 @@ def _train(
     else:
         save(0)  # pins the release, so that a run killed before its first checkpoint comes back to the same rows
     run.cut_metrics(step)
-    held_out, split = held_out_examples(Release(data, number=stream.timeline.segments[-1].release), config)
+    held_out, split = held_out_examples(Release(data, number=stream.segments[-1].release), config)
     if not any("held_out_loss" in row for row in run.metrics()):
         note(_held_out_row(0, model, held_out, split, config, device))
 
